@@ -1,0 +1,274 @@
+"""Bounds against the SVD of the unrolled operator."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from gloro_lite import MinMax, Normalize, Residual, UnknownLayerError
+from gloro_lite.lipschitz import (
+    TrainingBound,
+    layer_bound,
+    linear_operator,
+    lower_bound,
+    operator_norm,
+    power_iteration,
+    upper_bound,
+)
+from gloro_lite.lipschitz import certified as certified_module
+from gloro_lite.lipschitz.certified import _torus_norm, _unrolled_norm
+
+LOOSENESS: list[float] = []
+
+
+def jacobian(module, shape, dtype=torch.float64):
+    """The matrix of an affine module, (outputs, inputs), from PyTorch's own derivative."""
+    x = torch.zeros(1, *shape, dtype=dtype)
+    matrix = torch.autograd.functional.jacobian(lambda x: module(x).flatten(), x)
+    return matrix.reshape(matrix.shape[0], -1)
+
+
+def exact_norm(module, shape):
+    return np.linalg.svd(jacobian(module.double(), shape).detach().numpy(), compute_uv=False)[0]
+
+
+@st.composite
+def convolutions(draw):
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 3)))
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    sides = [draw(st.integers(max(1, span - 2 * p), 9)) for span, p in zip(spans, padding, strict=True)]
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    layer = nn.Conv2d(
+        groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3)), kernel, stride, padding, dilation, groups
+    )
+    if draw(st.booleans()):
+        nn.init.uniform_(layer.weight)  # a positive kernel, whose norm sits at frequency 0
+    return layer, (layer.in_channels, *sides)
+
+
+@given(convolutions())
+def test_convolution_bounds_are_never_below_the_svd(case):
+    layer, shape = case
+    exact = exact_norm(layer, shape)
+    operator = linear_operator(layer, shape)
+    unrolled, torus = _unrolled_norm(operator), _torus_norm(operator)
+    assert exact * (1 - 1e-12) <= unrolled <= exact * (1 + 1e-6) + 1e-12
+    assert torus >= exact * (1 - 1e-12)
+    LOOSENESS.append(torus / max(exact, 1e-12))
+    assert upper_bound(layer, shape) >= exact
+
+
+def test_torus_bound_is_within_five_percent_at_the_sizes_of_the_paper(record_property):
+    torch.manual_seed(1)
+    worst = 0.0
+    for layer, shape in [
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 16, 16)),
+        (nn.Conv2d(8, 8, 4, 2, 1), (8, 16, 16)),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2), (4, 16, 16)),
+    ]:
+        ratio = _torus_norm(linear_operator(layer, shape)) / exact_norm(layer, shape)
+        assert ratio >= 1
+        worst = max(worst, ratio)
+    record_property("worst torus bound / exact norm", worst)
+    assert worst < 1.05
+
+
+def test_torus_bound_stands_where_unrolling_is_too_large(monkeypatch):
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    exact = exact_norm(layer, (2, 8, 8))
+    monkeypatch.setattr(certified_module, "UNROLLED_LIMIT", 10)
+    assert exact < upper_bound(layer, (2, 8, 8)) < 1.2 * exact
+
+
+@pytest.mark.parametrize("bound", [_unrolled_norm, _torus_norm])
+def test_one_percent_less_is_no_bound(bound):
+    """A 1 x 1 convolution has torus bound and norm equal: a bound scaled by 0.99 falls below the SVD."""
+    layer = nn.Conv2d(4, 5, 1).double()
+    exact = exact_norm(layer, (4, 6, 6))
+    value = bound(linear_operator(layer, (4, 6, 6)))
+    assert value >= exact * (1 - 1e-13)
+    assert 0.99 * value < exact
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "exact"),
+    [
+        (nn.AvgPool2d(2), (3, 8, 8), 0.5),
+        (nn.AdaptiveAvgPool2d(1), (2, 4, 4), 0.25),
+        (nn.MaxPool2d(2), (3, 8, 8), 1.0),
+        (Normalize([0.5, 0.5], [0.25, 0.5]), (2, 3, 3), 4.0),
+        (Residual(nn.Identity()), (4,), 2.0),
+        (Residual(nn.ReLU()), (4,), 2.0),
+        (nn.Dropout(0.5).eval(), (4,), 1.0),
+        (nn.Sequential(), (4,), 1.0),
+    ],
+)
+def test_closed_forms_are_tight(module, shape, exact):
+    value = upper_bound(module, shape)
+    assert exact <= value <= exact * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 1),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d(2, 2, 1, count_include_pad=False),
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+    ],
+)
+def test_average_pooling_is_never_below_the_svd(pool):
+    exact = exact_norm(pool, (1, 7, 8))
+    assert exact <= upper_bound(pool, (1, 7, 8)) <= 1.5 * exact
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "constant"), [(2, 1, 2.0), (3, 2, 2.0), (3, 1, 3.0), (2, 2, 1.0), (2, 3, 1.0)]
+)
+def test_max_pooling_counts_overlap(kernel, stride, constant):
+    """One pixel raised in a flat image moves every window that holds it: that many outputs, and the bound is tight."""
+    pool = nn.MaxPool2d(kernel, stride)
+    assert upper_bound(pool, (1, 9, 9)) == pytest.approx(constant)
+    x = torch.zeros(81, 1, 9, 9)
+    x.view(81, 81)[range(81), range(81)] = 1.0
+    moved = pool(x).flatten(1).norm(dim=1).max().item()
+    assert moved == pytest.approx(constant)
+
+
+def test_batch_norm_in_eval_mode_is_its_diagonal():
+    layer = nn.BatchNorm2d(3).eval()
+    layer.running_var.copy_(torch.tensor([0.01, 1.0, 4.0]))
+    nn.init.normal_(layer.weight)
+    exact = exact_norm(layer, (3, 2, 2))
+    layer.float()
+    assert exact <= upper_bound(layer, (3, 2, 2)) * (1 + 1e-9)
+    assert upper_bound(layer, (3, 2, 2)) == pytest.approx(exact, rel=1e-5)
+    assert linear_operator(layer.double(), (3, 2, 2)).matrix().numpy() == pytest.approx(
+        jacobian(layer, (3, 2, 2)).detach().numpy()
+    )
+
+
+def test_linear_residual_takes_the_norm_of_the_merged_operator():
+    """x - x is 0: the merged operator sees it, the sum 1 + 1 does not."""
+    branch = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        branch.weight.copy_(-0.9 * torch.eye(4))
+    assert upper_bound(Residual(branch), (4,)) == pytest.approx(0.1, rel=1e-5)
+    block = Residual(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)), nn.Conv2d(2, 2, 1))
+    exact = exact_norm(block, (2, 5, 5))
+    assert exact * (1 - 1e-12) <= upper_bound(block, (2, 5, 5)) <= exact * (1 + 1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
+def test_composed_bound_holds_for_pairs_of_points(seed, dtype):
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        Normalize([0.5], [0.3]),
+        nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), MinMax(), nn.MaxPool2d(2)),
+        Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU())),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).to(dtype)
+    bound = upper_bound(network, (1, 8, 8))
+    x = torch.rand(64, 1, 8, 8, dtype=dtype)
+    y = x + 0.1 * torch.randn_like(x)
+    change = (network(x) - network(y)).norm(dim=1) / (x - y).flatten(1).norm(dim=1)
+    assert change.max().item() <= bound
+
+
+def test_lower_bound_reaches_the_norm_of_a_linear_map_and_never_passes_the_upper_bound():
+    layer = nn.Linear(5, 1)
+    found = lower_bound(lambda x: layer(x)[:, 0], torch.randn(3, 5), steps=2)
+    assert found.tolist() == pytest.approx([layer.weight.norm().item()] * 3)
+    network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    starts = torch.randn(8, 2)
+    local = lower_bound(lambda x: network(x)[:, 0], starts, steps=0)
+    searched = lower_bound(lambda x: network(x)[:, 0], starts, steps=40)
+    assert (searched >= local).all() and searched.max() > local.max()
+    assert searched.max().item() <= upper_bound(network, (2,))
+
+
+def test_power_iteration_rises_to_the_norm_from_below():
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    operator = linear_operator(layer, (2, 6, 6))
+    exact = exact_norm(layer, (2, 6, 6))
+    estimates = [power_iteration(operator, n)[0] for n in (1, 5, 25, 2000)]
+    assert estimates == sorted(estimates)
+    assert estimates[-1] <= exact * (1 + 1e-12)
+    assert estimates[-1] == pytest.approx(exact, rel=1e-6)
+    with pytest.raises(ValueError, match="at least 1"):
+        power_iteration(operator, 0)
+
+
+def test_training_bound_has_the_gradient_of_the_norm_and_persists():
+    body = nn.Sequential(nn.Linear(6, 4), MinMax(), nn.Linear(4, 3))
+    bound = TrainingBound(body, (6,))
+    for _ in range(300):
+        estimate = bound(1)  # one step a call: only iterates that persist get there
+    exact = math.prod(torch.linalg.matrix_norm(layer.weight, 2) for layer in (body[0], body[2]))
+    assert estimate.item() == pytest.approx(exact.item(), rel=1e-4)
+    estimate.backward()
+    found = body[0].weight.grad.clone()
+    body.zero_grad()
+    exact.backward()
+    assert torch.allclose(found, body[0].weight.grad, atol=1e-3)
+
+
+def test_training_bound_follows_moving_weights_and_converges():
+    layer = nn.Linear(8, 8)
+    bound = TrainingBound(layer, (8,))
+    nn.init.normal_(layer.weight)
+    assert bound.converge(1e-6) == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item(), rel=1e-3)
+
+
+class Mystery(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+def test_unknown_layer_is_an_error_with_name_type_and_what_to_do():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), Residual(Mystery())))
+    with pytest.raises(UnknownLayerError, match=r"'1\.1\.branch'.*Mystery.*layer_bound\.register"):
+        upper_bound(network, (2,))
+
+
+def test_registered_layer_is_bounded():
+    class Tripled(Mystery):
+        pass
+
+    layer_bound.register(Tripled, lambda layer, shape: 3.0)
+    assert upper_bound(nn.Sequential(nn.Flatten(), Tripled()), (2,)) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_an_error(value):
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight[0, 0] = value
+    with pytest.raises(ValueError, match=r"0\.weight holds NaN or infinite"):
+        upper_bound(nn.Sequential(layer), (2,))
+
+
+def test_other_bad_inputs():
+    with pytest.raises(ValueError, match="training mode"):
+        upper_bound(nn.Sequential(nn.BatchNorm2d(2)), (2, 3, 3))
+    with pytest.raises(ValueError, match="padding_mode"):
+        upper_bound(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), (1, 5, 5))
+    with pytest.raises(ValueError, match=r"layer '0' \(Linear\) on an input of shape \(3,\)"):
+        upper_bound(nn.Sequential(nn.Linear(2, 2)), (3,))
+
+
+def test_zero_weights_have_bound_zero_or_near():
+    layer = nn.Conv2d(1, 2, 3)
+    nn.init.zeros_(layer.weight)
+    assert upper_bound(layer, (1, 5, 5)) <= 1e-9
+    assert operator_norm(linear_operator(layer, (1, 5, 5))) >= 0

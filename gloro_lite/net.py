@@ -31,9 +31,7 @@ def _flatten(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     """The layers of nested nn.Sequential in order, with their dotted names."""
     if not isinstance(module, nn.Sequential):
         return [(name, module)]
-    return [
-        layer for key, child in module.named_children() for layer in _flatten(child, f"{name}.{key}" if name else key)
-    ]
+    return [layer for key, child in module.named_children() for layer in _flatten(child, f"{name}.{key}" if name else key)]
 
 
 class GloroNet(nn.Module):
@@ -66,9 +64,7 @@ class GloroNet(nn.Module):
     ):
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise TypeError(
-                f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}"
-            )
+            raise TypeError(f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}")
         layers = _flatten(network)
         if not layers or not isinstance(layers[-1][1], nn.Linear):
             last = type(layers[-1][1]).__name__ if layers else "nothing"
@@ -176,9 +172,7 @@ class GloroNet(nn.Module):
         epsilon = self.epsilon if epsilon is None else check_epsilon(epsilon)
         self._check_shape(x)
         if x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}"
-            )
+            raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
         if not x.isfinite().all():
             row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")

@@ -130,9 +130,7 @@ def test_average_pooling_is_never_below_the_svd(pool):
     assert exact <= upper_bound(pool, (1, 7, 8)) <= 1.5 * exact
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "constant"), [(2, 1, 2.0), (3, 2, 2.0), (3, 1, 3.0), (2, 2, 1.0), (2, 3, 1.0)]
-)
+@pytest.mark.parametrize(("kernel", "stride", "constant"), [(2, 1, 2.0), (3, 2, 2.0), (3, 1, 3.0), (2, 2, 1.0), (2, 3, 1.0)])
 def test_max_pooling_counts_overlap(kernel, stride, constant):
     """One pixel raised in a flat image moves every window that holds it: that many outputs, and the bound is tight."""
     pool = nn.MaxPool2d(kernel, stride)

@@ -154,9 +154,7 @@ def test_margin_constants_follow_every_change_of_a_weight():
 
 def test_certified_table_is_at_least_the_exact_one():
     net = small_net()
-    norms = math.prod(
-        torch.linalg.matrix_norm(layer.weight.double(), 2).item() for layer in (net.network[0], net.network[2][0])
-    )
+    norms = math.prod(torch.linalg.matrix_norm(layer.weight.double(), 2).item() for layer in (net.network[0], net.network[2][0]))
     w = net.head.weight.detach().double()
     for i in range(3):
         for j in range(3):

@@ -90,9 +90,7 @@ def _torus_norm(operator: LinearOperator) -> float:
         sides.append(-(-span // stride))
         periods.append(stride)
     # Polyphase: tap a sits at d a = s q + r, shift q of the r-th of s phases; several taps never share a place.
-    taps = [
-        [divmod(layer.dilation[axis] * a, periods[axis]) for a in range(layer.kernel_size[axis])] for axis in range(2)
-    ]
+    taps = [[divmod(layer.dilation[axis] * a, periods[axis]) for a in range(layer.kernel_size[axis])] for axis in range(2)]
     depth = [max(q for q, _ in axis) + 1 for axis in taps]
     kernel = torch.zeros(out_channels, in_channels, *periods, *depth, dtype=torch.float64)
     for a, (q, r) in enumerate(taps[0]):
@@ -129,9 +127,7 @@ def operator_norm(operator: LinearOperator) -> float:
         elif operator.convolution is not None:
             bounds.append(_torus_norm(operator))
         if not bounds:
-            raise ValueError(
-                f"a linear operator of {operator.input_shape} to {operator.output_shape} is too large to unroll"
-            )
+            raise ValueError(f"a linear operator of {operator.input_shape} to {operator.output_shape} is too large to unroll")
         return min(bounds)
 
 

@@ -190,9 +190,7 @@ def expression(module: nn.Module, input_shape: Shape, name: str = "") -> tuple[E
     except (RuntimeError, ValueError) as error:
         if str(error).startswith("layer "):
             raise
-        raise ValueError(
-            f"layer {name!r} ({type(module).__name__}) on an input of shape {input_shape}: {error}"
-        ) from error
+        raise ValueError(f"layer {name!r} ({type(module).__name__}) on an input of shape {input_shape}: {error}") from error
     raise AssertionError("unreachable: layer_bound raises for a layer that it does not know")
 
 

@@ -1,0 +1,158 @@
+"""Training that can be read in one sitting: a loop over epochs, for data that fits in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gloro_lite import losses
+from gloro_lite.bottom import bottom_logit, certified_radius, check_epsilon
+from gloro_lite.net import GloroNet
+
+LOSSES = ("standard", "cross_entropy", "trades", "emma")
+
+
+class Epoch(NamedTuple):
+    """One row of a training history. Accuracies are fractions, of the validation set where one is given."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    vra: float
+    """Verified-robust accuracy at the net's epsilon, by the training bound: an estimate, for curves only."""
+    lipschitz: float
+    """The largest margin constant K_ij, by the training bound."""
+    epsilon: float
+    rate: float
+
+
+def warmup_then_cosine(progress: float, warmup: float = 0.1) -> float:
+    """The learning rate as a fraction of its peak: linear over the first `warmup` of training, then a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) -> float:
+    """The training epsilon as a fraction of its end: from `start` to 1, geometrically, over the first `growth` of training."""
+    return start ** (1 - min(progress / growth, 1.0))
+
+
+def batch_loss(net: GloroNet, x: Tensor, y: Tensor, loss: str, epsilon: float, weight: float = 1.0) -> Tensor:
+    """The loss of one batch at a training epsilon: "standard", "cross_entropy", "trades" or "emma" (see `gloro_lite.losses`)."""
+    logits = net.logits(x)
+    if loss == "standard":
+        return losses.cross_entropy(logits, y)
+    constants = net.estimate()
+    if loss == "emma":
+        return losses.emma(logits, y, constants, epsilon)
+    outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
+    if loss == "trades":
+        return losses.trades(outputs, y, weight)
+    return losses.cross_entropy(outputs, y)
+
+
+def fit(
+    net: GloroNet,
+    train: tuple[Tensor, Tensor],
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    epochs: int = 50,
+    loss: str = "cross_entropy",
+    weight: float = 1.0,
+    train_epsilon: float | None = None,
+    rate: float = 5e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+    on_epoch: Callable[[GloroNet, Epoch], None] | None = None,
+) -> list[Epoch]:
+    """Train `net` with Adam, a warm-up and cosine rate, and a training epsilon that grows.
+
+    Args:
+        train, validation: inputs (n, *net.input_shape) and labels (n,).
+        loss: one of `LOSSES`; "standard" trains without bottom.
+        weight: lambda of "trades".
+        train_epsilon: the epsilon that training ends with; the net's own by default. A little more than that helps.
+        rate: peak learning rate.
+        seed: of the order of the batches. (Seed torch before the network is built for its weights.)
+        progress: show a progress bar if tqdm is there.
+        on_epoch: called after each epoch, to take snapshots, say.
+
+    Returns: the history, one `Epoch` an epoch.
+
+    Raises ValueError for an unknown loss, no epochs, labels that are no classes, and a loss that is NaN (with the step).
+    """
+    x, y = train
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {loss!r}")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+    if len(x) != len(y) or not len(x) or y.min() < 0 or y.max() >= net.classes:
+        raise ValueError(f"train must hold as many labels as inputs, at least one, each from 0 to {net.classes - 1}")
+    goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
+    steps = math.ceil(len(x) / batch_size)
+    history = []
+    bar = _progress_bar(epochs, progress)
+    for epoch in range(epochs):
+        net.train()
+        net.converge()
+        total = 0.0
+        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
+            done = (epoch + (step + 1) / steps) / epochs
+            epsilon = goal * growing_epsilon(done)
+            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
+            value = batch_loss(net, x[rows], y[rows], loss, epsilon, weight)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+            if not math.isfinite(total):
+                raise ValueError(f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller rate than {rate}")
+        record = _evaluate(net, validation or train, epoch, total / len(x), epsilon, optimizer.param_groups[0]["lr"])
+        history.append(record)
+        if on_epoch is not None:
+            on_epoch(net, record)
+        bar.set_postfix(loss=f"{record.loss:.3f}", accuracy=f"{record.accuracy:.3f}", vra=f"{record.vra:.3f}")
+        bar.update()
+    bar.close()
+    net.eval()
+    return history
+
+
+@torch.no_grad()
+def _evaluate(net: GloroNet, data: tuple[Tensor, Tensor], epoch: int, loss: float, epsilon: float, rate: float) -> Epoch:
+    net.converge()
+    net.eval()  # batch norm and dropout as they will be
+    x, y = data
+    constants = net.estimate()
+    logits = net.logits(x)
+    right = logits.argmax(dim=1) == y
+    verified = right & (certified_radius(logits, constants) > net.epsilon)
+    return Epoch(epoch, loss, right.float().mean().item(), verified.float().mean().item(), constants.max().item(), epsilon, rate)
+
+
+class _NoBar:
+    """Stands in for tqdm where no bar is wanted or tqdm is missing."""
+
+    def set_postfix(self, **kwargs) -> None: ...
+
+    def update(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _progress_bar(epochs: int, wanted: bool):
+    if wanted:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            return _NoBar()
+        return tqdm(total=epochs, unit="epoch")
+    return _NoBar()

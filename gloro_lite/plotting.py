@@ -1,0 +1,95 @@
+"""The look of the book's figures: one colour for each class, grey for bottom. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#332288", "#882255", "#117733")
+"""One colour a class: the palette of Okabe and Ito, without black, then three of Tol's; readable to the colour-blind."""
+
+BOTTOM_COLOR = "#9E9E9E"
+MARKERS = "osD^vP*Xhd"
+
+STYLE = {
+    "figure.dpi": 110,
+    "figure.figsize": (6.4, 3.6),
+    "figure.constrained_layout.use": True,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "font.size": 10,
+}
+
+
+@contextmanager
+def style():
+    """Draw in the book's style: `with plotting.style(): ...`."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    with mpl.rc_context({**STYLE, "axes.prop_cycle": cycler(color=CLASS_COLORS)}):
+        yield
+
+
+def use_style() -> None:
+    """Set the book's style for all figures that follow; what a notebook calls once."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    mpl.rcParams.update({**STYLE, "axes.prop_cycle": cycler(color=CLASS_COLORS)})
+
+
+def grid(x: Tensor, margin: float = 0.3, size: int = 240) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """A square lattice over the points x, (n, 2): (size * size, 2), row by row from the bottom, and its extent."""
+    low, high = x.min(dim=0).values - margin, x.max(dim=0).values + margin
+    half = (high - low).max() / 2
+    centre = (low + high) / 2
+    low, high = centre - half, centre + half
+    axes = [torch.linspace(low[k].item(), high[k].item(), size) for k in range(2)]
+    lattice = torch.cartesian_prod(axes[1], axes[0]).flip(1)
+    return lattice, (low[0].item(), high[0].item(), low[1].item(), high[1].item())
+
+
+def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 240, alpha: float = 0.45) -> None:
+    """Colour the plane by label; -1 is bottom, in grey.
+
+    Args:
+        axes: a matplotlib Axes.
+        labels: maps points (n, 2) to labels (n,); `lambda x: net.certify(x).label`, say.
+        x: (n, 2), the points to make room for.
+    """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    lattice, extent = grid(x, size=size)
+    picture = labels(lattice).view(size, size).cpu().numpy()
+    colors = ListedColormap((BOTTOM_COLOR, *CLASS_COLORS))
+    norm = BoundaryNorm([k - 1.5 for k in range(len(CLASS_COLORS) + 2)], colors.N)
+    axes.imshow(picture, origin="lower", extent=extent, cmap=colors, norm=norm, alpha=alpha, interpolation="nearest")
+    axes.set_aspect("equal")
+    axes.grid(False)
+
+
+def scatter(axes, x: Tensor, y: Tensor, *, size: float = 14, legend: bool = False) -> None:
+    """Draw labelled points, (n, 2) and (n,), with a colour and a marker for each class."""
+    for label in y.unique().tolist():
+        own = x[y == label]
+        axes.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=size,
+            c=CLASS_COLORS[label % len(CLASS_COLORS)],
+            marker=MARKERS[label % len(MARKERS)],
+            edgecolors="white",
+            linewidths=0.5,
+            label=f"class {label}",
+        )
+    if legend:
+        axes.legend()

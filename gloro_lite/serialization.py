@@ -1,0 +1,53 @@
+"""Weights on disk, as safetensors: reading them never runs code. Needs safetensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from gloro_lite.net import GloroNet
+
+
+class WeightFileError(ValueError):
+    """A weight file that is damaged or belongs to another network."""
+
+
+def save(net: GloroNet, path: str | Path) -> None:
+    """Write the net's state to `path`. Atomic: whatever stops it, the file is the old one or the new one."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    save_file(state, part, metadata={"format": "pt", "epsilon": repr(net.epsilon), "tight": repr(net.tight)})
+    os.replace(part, path)
+
+
+def load(net: GloroNet, path: str | Path) -> GloroNet:
+    """Read the state that `save` wrote into `net`, a net of the same architecture, and return it in eval mode.
+
+    The net's epsilon stays its own. Raises FileNotFoundError, and WeightFileError if the file is damaged or another network's;
+    the net is then as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist: save a net there first, or check the path")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightFileError(f"{path} is damaged or no safetensors file ({error}): save or download it again") from error
+    expected = net.state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        have, want = state.get(name), expected.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            raise WeightFileError(f"{path} holds another network: {name} is {_shape(have)} there and {_shape(want)} in the net")
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "missing" if tensor is None else str(tuple(tensor.shape))

@@ -80,7 +80,7 @@ def _unrolled_norm(operator: LinearOperator) -> float:
 def _torus_norm(operator: LinearOperator) -> float:
     layer = operator.convolution
     weight = layer.weight.detach().to("cpu", torch.float64)
-    out_channels, in_channels, height, width = weight.shape
+    out_channels, in_channels = weight.shape[:2]
     groups = layer.groups
     # Along each axis output o reads the inputs o s + d a: a span of positions that the torus must keep apart.
     sides, periods = [], []

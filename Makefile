@@ -1,0 +1,58 @@
+# Two commands set up everything on a fresh machine with Python 3.11 or newer:
+#   make book    run the notebooks, render the book
+#   make test    lint, unit tests, notebooks as tests, the rendered book
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup book notebooks test serve clean lock
+
+help:
+	@echo "make book   run the notebooks and render the book"
+	@echo "make test   everything that CI checks"
+	@echo "make serve  the rendered book on http://localhost:8000"
+	@echo "make lock   refresh requirements.lock"
+	@echo "make clean  remove what was built (the virtual environment stays)"
+
+# torch goes first and torchvision without its needs: resolved the other way round, they pull gigabytes of another build.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $$(grep '^torchvision==' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+setup: $(READY)
+
+notebooks: $(READY)
+	$(BIN)/python book/_ext/execute.py
+
+book: notebooks
+	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet
+	@echo
+	@echo "The book is ready: open $(CURDIR)/_build/html/index.html"
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests --ignore tests/book
+	$(MAKE) book
+	$(BIN)/python -m pytest tests/book
+
+serve: book
+	$(BIN)/python -m http.server --directory _build/html 8000
+
+clean:
+	rm -rf _build
+
+# A fresh environment, the newest versions that pyproject.toml admits, and what pip then finds installed.
+lock:
+	rm -rf _build/lock
+	$(PYTHON) -m venv _build/lock
+	_build/lock/bin/python -m pip install --quiet torch==2.13.0
+	_build/lock/bin/python -m pip install --quiet --no-deps torchvision==0.28.0
+	_build/lock/bin/python -m pip install --quiet '.[book,test,train]'
+	_build/lock/bin/python -m pip freeze --exclude gloro-lite | sed 's/+cpu//' | grep -v -i '^\(nvidia\|cuda\|triton\)' > requirements.lock

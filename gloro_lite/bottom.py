@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BOTTOM = -1
-"""The label that stands for the bottom class: no certificate is given."""
+"""Stands for the bottom class among labels; no certificate is given."""
 
 
 def check_epsilon(epsilon: float) -> float:

@@ -38,7 +38,7 @@ def certify(net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: 
 
 
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:
-    """Certify x, (n, *net.input_shape), and compare with the labels y, (n,)."""
+    """Certify x, ``(n, *net.input_shape)``, and compare with the labels y, (n,)."""
     c = certify(net, x, epsilon)
     y = y.to(c.label.device)
     right = c.prediction == y

@@ -74,7 +74,7 @@ def fit(
     """Train `net` with Adam, a warm-up and cosine rate, and a training epsilon that grows.
 
     Args:
-        train, validation: inputs (n, *net.input_shape) and labels (n,).
+        train, validation: inputs ``(n, *net.input_shape)`` and labels (n,).
         loss: one of `LOSSES`; "standard" trains without bottom.
         weight: lambda of "trades".
         train_epsilon: the epsilon that training ends with; the net's own by default. A little more than that helps.

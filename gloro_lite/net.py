@@ -147,12 +147,12 @@ class GloroNet(nn.Module):
         return table
 
     def logits(self, x: Tensor) -> Tensor:
-        """The logits, (batch, classes), of x, (batch, *input_shape)."""
+        """The logits, (batch, classes), of x, ``(batch, *input_shape)``."""
         self._check_shape(x)
         return self.network(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits and, last, the bottom logit: (batch, classes + 1), of x, (batch, *input_shape)."""
+        """The logits and, last, the bottom logit: (batch, classes + 1), of x, ``(batch, *input_shape)``."""
         logits = self.logits(x)
         constants = self.estimate() if self.training else self.margin_constants()
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
@@ -163,7 +163,7 @@ class GloroNet(nn.Module):
         """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
 
         Args:
-            x: (batch, *input_shape), float32 or float64, finite.
+            x: ``(batch, *input_shape)``, float32 or float64, finite.
             epsilon: l2 radius, the net's own by default.
 
         Raises ValueError for inputs or weights that are not finite, a wrong shape, an epsilon that is not finite and positive,

@@ -30,7 +30,7 @@ class UnknownLayerError(ValueError):
 def layer_bound(layer: nn.Module, input_shape: Shape) -> Bound:
     """The l2 Lipschitz constant of a layer that is no linear operator with weights, for inputs of `input_shape`.
 
-    Register a bound for a layer of your own; it must be a true upper bound, and holds in training and in certification:
+    Register a bound for a layer of your own; it must be a true upper bound, and holds in training and in certification::
 
         @layer_bound.register
         def _(layer: MyLayer, input_shape):

@@ -20,11 +20,11 @@ Shape = tuple[int, ...]
 
 
 class LinearOperator:
-    """A linear map between arrays, x of shape (batch, *input_shape) to (batch, *output_shape).
+    """A linear map between arrays, x of shape ``(batch, *input_shape)`` to ``(batch, *output_shape)``.
 
     Attributes:
         forward: the map.
-        adjoint: its transpose, from (batch, *output_shape) to (batch, *input_shape).
+        adjoint: its transpose, from ``(batch, *output_shape)`` to ``(batch, *input_shape)``.
         terms: an upper bound on the number of products that are summed in one output of `forward` or `adjoint`; rounding
             error grows with it.
         weights: the tensors that the operator reads.

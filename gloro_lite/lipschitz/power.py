@@ -10,7 +10,7 @@ from gloro_lite.lipschitz.operators import LinearOperator, Shape
 
 
 def _start(operator: LinearOperator, seed: int) -> Tensor:
-    """A random unit vector of the operator's input shape, (1, *input_shape), float64, from a generator of its own."""
+    """A random unit vector of the operator's input shape, ``(1, *input_shape)``, float64, from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(1, *operator.input_shape, generator=generator, dtype=torch.float64)
     return v / v.norm()
@@ -31,9 +31,9 @@ def power_iteration(
     Args:
         operator: see `gloro_lite.lipschitz.linear_operator`.
         iterations: number of applications of A^T A, at least 1.
-        start: (1, *input_shape), the iterate to go on from; random, from `seed`, in float64 by default.
+        start: ``(1, *input_shape)``, the iterate to go on from; random, from `seed`, in float64 by default.
 
-    Returns: the estimate ||A v||, and v, (1, *input_shape), of length 1.
+    Returns: the estimate ||A v||, and v, ``(1, *input_shape)``, of length 1.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, not {iterations}")

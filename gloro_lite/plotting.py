@@ -73,7 +73,7 @@ def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, siz
     colors = ListedColormap((BOTTOM_COLOR, *CLASS_COLORS))
     norm = BoundaryNorm([k - 1.5 for k in range(len(CLASS_COLORS) + 2)], colors.N)
     axes.imshow(picture, origin="lower", extent=extent, cmap=colors, norm=norm, alpha=alpha, interpolation="nearest")
-    axes.set_aspect("equal")
+    axes.set(aspect="equal", xlim=extent[:2], ylim=extent[2:], autoscale_on=False)
     axes.grid(False)
 
 

@@ -54,7 +54,8 @@ def _largest_eigenvalue(gram: Tensor, error: float) -> float:
     return trace * _UP + error  # not reached in practice; the trace bounds the largest eigenvalue of a Gram matrix
 
 
-def _unrolled_norm(operator: LinearOperator) -> float:
+def unrolled_norm(operator: LinearOperator) -> float:
+    """The norm of an operator from above, by its Gram matrix and a Cholesky certificate; exact but for rounding."""
     rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
     size = min(rows, columns)
     there, back = operator.forward, operator.adjoint
@@ -77,7 +78,8 @@ def _unrolled_norm(operator: LinearOperator) -> float:
     return math.sqrt(_largest_eigenvalue(gram, error)) * _UP
 
 
-def _torus_norm(operator: LinearOperator) -> float:
+def torus_norm(operator: LinearOperator) -> float:
+    """A bound on the norm of a zero-padded convolution, that of a circular one; tighter the larger the image."""
     layer = operator.convolution
     weight = layer.weight.detach().to("cpu", torch.float64)
     out_channels, in_channels = weight.shape[:2]
@@ -123,9 +125,9 @@ def operator_norm(operator: LinearOperator) -> float:
     with torch.no_grad():
         bounds = []
         if min(math.prod(operator.input_shape), math.prod(operator.output_shape)) <= UNROLLED_LIMIT:
-            bounds.append(_unrolled_norm(operator))
+            bounds.append(unrolled_norm(operator))
         elif operator.convolution is not None:
-            bounds.append(_torus_norm(operator))
+            bounds.append(torus_norm(operator))
         if not bounds:
             raise ValueError(f"a linear operator of {operator.input_shape} to {operator.output_shape} is too large to unroll")
         return min(bounds)

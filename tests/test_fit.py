@@ -1,0 +1,83 @@
+"""The readable training loop."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax
+from gloro_lite.datasets import points
+from gloro_lite.evaluate import evaluate
+from gloro_lite.fit import LOSSES, fit, growing_epsilon, warmup_then_cosine
+
+
+def net_and_data(seed=0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(2, 16), MinMax(), nn.Linear(16, 16), MinMax(), nn.Linear(16, 2))
+    return GloroNet(network, (2,), 0.1), points.moons(120, seed=seed)
+
+
+def test_schedules_have_their_end_points():
+    assert warmup_then_cosine(0.0) == 0.0
+    assert warmup_then_cosine(0.1) == pytest.approx(1.0)
+    assert warmup_then_cosine(1.0) == pytest.approx(0.0)
+    assert growing_epsilon(0.0) == pytest.approx(0.1)
+    assert growing_epsilon(0.25) == pytest.approx(math.sqrt(0.1))
+    assert growing_epsilon(0.5) == growing_epsilon(1.0) == 1.0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_training_lowers_the_loss_and_is_reproducible(loss):
+    histories, weights = [], []
+    for _ in range(2):
+        net, data = net_and_data()
+        histories.append(fit(net, data, epochs=8, loss=loss, train_epsilon=0.01, progress=False))
+        weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert histories[0] == histories[1] and torch.equal(*weights)
+    assert histories[0][-1].loss < histories[0][0].loss
+    assert [record.epoch for record in histories[0]] == list(range(8))
+    assert not net.training
+
+
+def test_gloro_training_certifies_more_than_standard_training():
+    vra = {}
+    for loss in ("standard", "cross_entropy"):
+        net, data = net_and_data()
+        net.epsilon = 0.15
+        fit(net, data, epochs=60, loss=loss, progress=False)
+        report = evaluate(net, *data)
+        assert report.accuracy > 0.95
+        vra[loss] = report.vra
+    assert vra["cross_entropy"] > vra["standard"]
+
+
+def test_validation_and_callback():
+    net, data = net_and_data()
+    seen = []
+    history = fit(
+        net, data, validation=points.moons(50, seed=9), epochs=3, progress=False, on_epoch=lambda n, r: seen.append((n, r))
+    )
+    assert [r for _, r in seen] == history and all(n is net for n, _ in seen)
+    assert all(0 <= r.vra <= r.accuracy <= 1 for r in history)
+
+
+def test_bad_input():
+    net, (x, y) = net_and_data()
+    with pytest.raises(ValueError, match="standard, cross_entropy, trades, emma"):
+        fit(net, (x, y), loss="hinge", progress=False)
+    with pytest.raises(ValueError, match="at least 1"):
+        fit(net, (x, y), epochs=0, progress=False)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        fit(net, (x, y + 1), progress=False)
+    with pytest.raises(ValueError, match="as many labels"):
+        fit(net, (x, y[:-1]), progress=False)
+    with pytest.raises(ValueError, match="finite number greater than 0"):
+        fit(net, (x, y), train_epsilon=-1, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step():
+    net, (x, y) = net_and_data()
+    x[70, 0] = math.nan
+    with pytest.raises(ValueError, match=r"loss is nan at epoch 0, step \d"):
+        fit(net, (x, y), epochs=2, batch_size=32, progress=False)

@@ -44,7 +44,7 @@ def convolutions(draw):
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    sides = [draw(st.integers(max(1, span - 2 * p), 9)) for span, p in zip(spans, padding, strict=True)]
+    sides = [draw(st.integers(max(1, span - 2 * p), 11)) for span, p in zip(spans, padding, strict=True)]
     torch.manual_seed(draw(st.integers(0, 10**6)))
     layer = nn.Conv2d(
         groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3)), kernel, stride, padding, dilation, groups

@@ -1,5 +1,7 @@
 """Run the book's notebooks with papermill: `python book/_ext/execute.py [NAME ...]`.
 
+With `-p NAME VALUE` it runs one chapter as plain papermill would, but refuses a parameter that the chapter does not have.
+
 Each executed twin goes to _build/notebooks/. A twin is kept until the notebook, the package or the data that it may read
 changes; it carries a key of all three, which the book's build and the tests check too.
 """
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -35,10 +38,20 @@ def notebooks() -> list[Path]:
 def key(notebook: Path) -> str:
     """A digest of everything that the notebook's results depend on and that lies in the repository."""
     digest = hashlib.sha256()
-    sources = [*sorted((ROOT / "gloro_lite").rglob("*.py")), *sorted((ROOT / "gloro_lite").rglob("*.js"))]
-    data = [p for p in sorted((ROOT / "data").rglob("*")) if p.is_file() and "root" not in p.relative_to(ROOT / "data").parts]
+    sources = [
+        *sorted((ROOT / "gloro_lite").rglob("*.py")),
+        *sorted((ROOT / "gloro_lite").rglob("*.js")),
+    ]
+    data = [
+        p
+        for p in sorted((ROOT / "data").rglob("*"))
+        if p.is_file() and "root" not in p.relative_to(ROOT / "data").parts
+    ]
     for path in (notebook, ROOT / "requirements.lock", *sources, *data):
-        digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(
+            f"{path.relative_to(ROOT)}\0".encode()
+            + hashlib.sha256(path.read_bytes()).digest()
+        )
     return digest.hexdigest()
 
 
@@ -50,7 +63,9 @@ def twin(notebook: Path) -> Path:
 def is_current(notebook: Path) -> bool:
     """Whether the twin is there and was made from what the repository holds now."""
     path = twin(notebook)
-    return path.is_file() and nbformat.read(path, 4).metadata.get("gloro", {}).get("key") == key(notebook)
+    return path.is_file() and nbformat.read(path, 4).metadata.get("gloro", {}).get(
+        "key"
+    ) == key(notebook)
 
 
 def canonical(nb: nbformat.NotebookNode) -> None:
@@ -84,7 +99,9 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
         raise NotebookError(f"{notebook.name} has no cell tagged 'parameters'")
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise NotebookError(f"{notebook.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        raise NotebookError(
+            f"{notebook.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_suffix(".part.ipynb")
     try:
@@ -105,7 +122,9 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             continue
         status = cell.metadata.get("papermill", {}).get("status")
         if cell.execution_count is None or status != "completed":
-            raise NotebookError(f"{notebook.name} stopped early: code cell {number} did not run to its end ({status})")
+            raise NotebookError(
+                f"{notebook.name} stopped early: code cell {number} did not run to its end ({status})"
+            )
     canonical(nb)
     nb.metadata["gloro"] = {"key": key(notebook)}
     nbformat.write(nb, part)
@@ -114,15 +133,53 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="chapters to run, 03_bottom_class say; all that have changed by default")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="how many to run at once")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="chapters to run, 03_bottom_class say; all that have changed by default",
+    )
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="run one chapter with another parameter, into the current folder",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="how many to run at once",
+    )
     arguments = parser.parse_args()
-    wanted = [path for path in notebooks() if not arguments.names or path.stem in arguments.names]
+    wanted = [
+        path
+        for path in notebooks()
+        if not arguments.names or path.stem in arguments.names
+    ]
     missing = set(arguments.names) - {path.stem for path in wanted}
     if missing:
-        parser.error(f"no such chapter: {', '.join(sorted(missing))}; there are {', '.join(p.stem for p in notebooks())}")
+        parser.error(
+            f"no such chapter: {', '.join(sorted(missing))}; there are {', '.join(p.stem for p in notebooks())}"
+        )
+    if arguments.parameters:
+        if len(arguments.names) != 1:
+            parser.error("-p needs the name of one chapter")
+        output = Path.cwd() / f"{wanted[0].stem}.out.ipynb"
+        values = {name: yaml.safe_load(value) for name, value in arguments.parameters}
+        try:
+            execute(wanted[0], output, values)
+        except NotebookError as error:
+            print(error, file=sys.stderr)
+            return 1
+        print(output)
+        return 0
     due = [path for path in wanted if arguments.names or not is_current(path)]
-    print(f"{len(wanted) - len(due)} of {len(wanted)} notebooks are current, {len(due)} to run")
+    print(
+        f"{len(wanted) - len(due)} of {len(wanted)} notebooks are current, {len(due)} to run"
+    )
     # Several kernels share the cores: more threads than cores would make all of them wait.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failures = []

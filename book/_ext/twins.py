@@ -21,7 +21,9 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     app.env.note_dependency(str(twin(notebook)))
     if not is_current(notebook):
-        logger.warning("%s has no current results: run `make notebooks`", docname, location=docname)
+        logger.warning(
+            "%s has no current results: run `make notebooks`", docname, location=docname
+        )
         return
     source[0] = twin(notebook).read_text(encoding="utf-8")
 

@@ -236,6 +236,17 @@ def test_unknown_layer_is_an_error_with_name_type_and_what_to_do():
         upper_bound(network, (2,))
 
 
+@pytest.mark.parametrize("parent", [nn.ReLU, nn.Identity, nn.Sequential, nn.MaxPool2d])
+def test_a_known_layer_with_a_forward_of_its_own_is_unknown(parent):
+    class Tripling(parent):
+        def forward(self, x):
+            return 3 * x
+
+    layer = Tripling(2) if parent is nn.MaxPool2d else Tripling()
+    with pytest.raises(UnknownLayerError, match=rf"'1'.*Tripling inherits from {parent.__name__}"):
+        upper_bound(nn.Sequential(nn.Identity(), layer), (1, 4, 4))
+
+
 def test_registered_layer_is_bounded():
     class Tripled(Mystery):
         pass

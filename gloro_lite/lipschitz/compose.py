@@ -155,6 +155,18 @@ def output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
         return tuple(torch.func.functional_call(layer, on_meta, (batch,)).shape[1:])
 
 
+def _check_forward(module: nn.Module) -> None:
+    """Raise UnknownLayerError for a subclass of a known layer that computes something else: its parent's bound is not its own."""
+    known = {nn.Sequential, *layer_bound.registry, *linear_operator.registry} - {object}
+    parent = next((cls for cls in type(module).__mro__ if cls in known), None)
+    if parent is not None and type(module).forward is not parent.forward:
+        raise UnknownLayerError(
+            f"{type(module).__module__}.{type(module).__qualname__} inherits from {parent.__name__} but has a forward of its "
+            f"own, so that {parent.__name__}'s bound does not hold for it. "
+            f"Register a true upper bound with gloro_lite.lipschitz.layer_bound.register."
+        )
+
+
 def expression(module: nn.Module, input_shape: Shape, name: str = "") -> tuple[Expression, Shape]:
     """Walk `module` at `input_shape` (no batch dimension): its bound as an expression, and its output shape.
 
@@ -162,6 +174,10 @@ def expression(module: nn.Module, input_shape: Shape, name: str = "") -> tuple[E
     accept the shape that reaches it.
     """
     input_shape = tuple(input_shape)
+    try:
+        _check_forward(module)
+    except UnknownLayerError as error:
+        raise UnknownLayerError(f"layer {name!r}: {error}" if name else str(error)) from None
     if isinstance(module, nn.Sequential):
         factors, shape = [], input_shape
         for child_name, child in module.named_children():

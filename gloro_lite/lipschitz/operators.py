@@ -117,12 +117,15 @@ def _conv2d(layer: nn.Conv2d, input_shape: Shape) -> LinearOperator:
 
 
 def diagonal(layer: nn.Module) -> Tensor:
-    """The factor per channel of `Normalize` or of batch norm in eval mode, (channels,)."""
+    """The factor per channel of `Normalize` or of batch norm in eval mode, (channels,), in float32 or more."""
     if isinstance(layer, Normalize):
-        return 1 / layer.std
-    variance = layer.running_var
-    scale = variance.double().add(layer.eps).rsqrt().to(variance)
+        return 1 / _at_least_float32(layer.std)
+    scale = _at_least_float32(layer.running_var).add(layer.eps).rsqrt()
     return scale if layer.weight is None else scale * layer.weight
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @linear_operator.register(Normalize)

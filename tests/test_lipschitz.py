@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gloro_lite import MinMax, Normalize, Residual, UnknownLayerError
+from gloro_lite import GloroNet, MinMax, Normalize, Residual, UnknownLayerError
 from gloro_lite.lipschitz import (
     TrainingBound,
     layer_bound,
@@ -160,6 +160,17 @@ def test_linear_residual_takes_the_norm_of_the_merged_operator():
     block = Residual(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)), nn.Conv2d(2, 2, 1))
     exact = exact_norm(block, (2, 5, 5))
     assert exact * (1 - 1e-12) <= upper_bound(block, (2, 5, 5)) <= exact * (1 + 1e-6)
+
+
+def test_a_layer_that_is_used_twice_counts_twice():
+    layer = nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(2 * torch.eye(3))
+    assert upper_bound(nn.Sequential(layer, nn.ReLU(), layer), (3,)) == pytest.approx(4.0)
+    assert float(TrainingBound(nn.Sequential(layer, nn.ReLU(), layer), (3,))(1)) == pytest.approx(4.0)
+    net = GloroNet(nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 2)), (3,), 0.1)
+    rows = net.head.weight.detach()
+    assert net.margin_constants()[0, 1].item() == pytest.approx(4 * (rows[0] - rows[1]).norm().item(), rel=1e-5)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))

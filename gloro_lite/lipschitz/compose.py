@@ -110,14 +110,6 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Constant:
-    value: float
-
-    def bound(self, norm: Norm) -> Bound:
-        return self.value
-
-
-@dataclass(frozen=True)
 class _Operator:
     name: str
     operator: LinearOperator
@@ -142,7 +134,7 @@ class _Sum:
         return sum(term.bound(norm) for term in self.terms)
 
 
-Expression = _Layer | _Constant | _Operator | _Product | _Sum
+Expression = _Layer | _Operator | _Product | _Sum
 
 
 def output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
@@ -180,14 +172,12 @@ def expression(module: nn.Module, input_shape: Shape, name: str = "") -> tuple[E
         raise UnknownLayerError(f"layer {name!r}: {error}" if name else str(error)) from None
     if isinstance(module, nn.Sequential):
         factors, shape = [], input_shape
-        for child_name, child in module.named_children():
+        for child_name, child in module._modules.items():  # named_children leaves out a layer that is used twice
             factor, shape = expression(child, shape, f"{name}.{child_name}".lstrip("."))
             factors.append(factor)
         return _Product(tuple(factors)), shape
     try:
         shape = output_shape(module, input_shape)
-        if isinstance(module, (nn.Identity, nn.Flatten)):
-            return _Constant(1.0), shape
         # Layers with a closed form have no need of an operator norm.
         if layer_bound.dispatch(type(module)) is not layer_bound.dispatch(object):
             layer_bound(module, input_shape)  # fails here, with the layer's name, rather than later

@@ -162,6 +162,9 @@ class GloroNet(nn.Module):
     def certify(self, x: Tensor, epsilon: float | None = None) -> Certificate:
         """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
 
+        The logits are computed in the network's precision, and the rounding of that forward pass is not accounted for yet;
+        everything after it is rounded to the safe side.
+
         Args:
             x: ``(batch, *input_shape)``, float32 or float64, finite.
             epsilon: l2 radius, the net's own by default.
@@ -173,6 +176,8 @@ class GloroNet(nn.Module):
         self._check_shape(x)
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
+        if x.dtype != self.head.weight.dtype:
+            raise TypeError(f"inputs are {x.dtype} and the network's weights {self.head.weight.dtype}: convert one of them")
         if not x.isfinite().all():
             row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")

@@ -167,7 +167,7 @@ def test_a_layer_that_is_used_twice_counts_twice():
     with torch.no_grad():
         layer.weight.copy_(2 * torch.eye(3))
     assert upper_bound(nn.Sequential(layer, nn.ReLU(), layer), (3,)) == pytest.approx(4.0)
-    assert float(TrainingBound(nn.Sequential(layer, nn.ReLU(), layer), (3,))(1)) == pytest.approx(4.0)
+    assert TrainingBound(nn.Sequential(layer, nn.ReLU(), layer), (3,))(1).item() == pytest.approx(4.0)
     net = GloroNet(nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 2)), (3,), 0.1)
     rows = net.head.weight.detach()
     assert net.margin_constants()[0, 1].item() == pytest.approx(4 * (rows[0] - rows[1]).norm().item(), rel=1e-5)

@@ -227,6 +227,8 @@ def test_bad_inputs_are_never_certified():
         net.certify(torch.zeros(2))
     with pytest.raises(TypeError, match="float32 or float64"):
         net.certify(torch.zeros(1, 2, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="convert one of them"):
+        net.certify(torch.zeros(1, 2, dtype=torch.float64))
     net.network[0].weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
         net.certify(torch.zeros(1, 2))

@@ -70,19 +70,29 @@ class TrainingBound(nn.Module):
 
     def forward(self, iterations: int = 1) -> Tensor | float:
         """Advance every iterate by `iterations` power iterations and return the estimate (scalar, with gradient)."""
+        return self._expression.bound(lambda name, operator: self._sigma(name, operator, iterations))
 
-        def sigma(name: str, operator: LinearOperator) -> Tensor:
-            iterate = getattr(self, self._slots[name])
-            with torch.autocast(iterate.device.type, enabled=False):
-                with torch.no_grad():
-                    v = iterate
-                    for _ in range(iterations):
-                        v = _step(operator, v)
-                    iterate.copy_(v)
-                # A clone, as the buffer moves again before autograd has used it.
-                return operator.forward(iterate.clone()).norm()
+    def norms(self, iterations: int = 1) -> dict[str, Tensor]:
+        """The same, layer by layer: the estimated norm of each linear operator (scalar, with gradient) by its layer's name."""
+        norms = {}
 
-        return self._expression.bound(sigma)
+        def sigma(name: str, operator: LinearOperator) -> float:
+            norms[name] = self._sigma(name, operator, iterations)
+            return 1.0
+
+        self._expression.bound(sigma)
+        return norms
+
+    def _sigma(self, name: str, operator: LinearOperator, iterations: int) -> Tensor:
+        iterate = getattr(self, self._slots[name])
+        with torch.autocast(iterate.device.type, enabled=False):
+            with torch.no_grad():
+                v = iterate
+                for _ in range(iterations):
+                    v = _step(operator, v)
+                iterate.copy_(v)
+            # A clone, as the buffer moves again before autograd has used it.
+            return operator.forward(iterate.clone()).norm()
 
     @torch.no_grad()
     def converge(self, tolerance: float = 1e-4, limit: int = 1000) -> float:

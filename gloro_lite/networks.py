@@ -1,0 +1,62 @@
+"""The paper's four networks, built from its own notation."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from gloro_lite.layers import MinMax
+
+NETWORKS = {
+    "2C2F": "c16k4s2 c32k4s2 | 100",
+    "4C3F": "c32k3 c32k4s2 c64k3 c64k4s2 | 512 512",
+    "6C2F": "c32k3 c32k3 c32k4s2 c64k3 c64k3 c64k4s2 | 512",
+    "8C2F": "c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
+}
+"""Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows."""
+
+ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
+
+
+def build(
+    network: str, input_shape: tuple[int, int, int], classes: int, *, activation: str = "minmax", seed: int = 0
+) -> nn.Sequential:
+    """Build one of `NETWORKS`, or a network written in the same notation, with orthogonal weights and biases of 0.
+
+    Args:
+        input_shape: (channels, height, width).
+        activation: a key of `ACTIVATIONS`, put after every layer but the last.
+        seed: of the weights; torch's own random state is left as it is.
+
+    Raises ValueError for a notation or activation that is not understood, and for images too small for the strides.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; not {activation!r}")
+    convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
+    parsed = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word) for word in convolutions.split()]
+    if not bar or not all(parsed) or not all(word.isdigit() for word in dense.split()):
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
+    with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation, replaced below, draws from the global state
+        channels, height, width = input_shape
+        layers: list[nn.Module] = []
+        for match in parsed:
+            out_channels, kernel, stride = int(match[1]), int(match[2]), int(match[3] or 1)
+            layers += [nn.Conv2d(channels, out_channels, kernel, stride, padding=1), ACTIVATIONS[activation]()]
+            height, width = ((side + 2 - kernel) // stride + 1 for side in (height, width))
+            if min(height, width) < 1:
+                raise ValueError(f"images of {input_shape} are too small for {network}")
+            channels = out_channels
+        layers.append(nn.Flatten())
+        features = channels * height * width
+        for word in dense.split():
+            layers += [nn.Linear(features, int(word)), ACTIVATIONS[activation]()]
+            features = int(word)
+        layers.append(nn.Linear(features, classes))
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.orthogonal_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)

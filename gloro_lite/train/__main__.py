@@ -1,0 +1,75 @@
+"""The command line: `python -m gloro_lite.train --recipe mnist-0.3`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import signal
+import sys
+import typing
+from pathlib import Path
+
+from gloro_lite.datasets import benchmarks
+from gloro_lite.train import results
+from gloro_lite.train.checkpoint import CheckpointError
+from gloro_lite.train.recipes import RECIPES, Recipe, find
+from gloro_lite.train.trainer import Trainer, TrainingStopped
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; every field of a recipe can be overridden by one."""
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.train", description="Train a recipe and certify the test set.")
+    p.add_argument("--recipe", required=True, metavar="NAME", help=f"one of: {', '.join(RECIPES)}")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+    p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    p.add_argument("--output", metavar="DIR", help="folder of this run (default: data/results/<recipe>/seed-<n>)")
+    p.add_argument("--max-seconds", type=float, default=math.inf, metavar="S", help="stop in time, with a checkpoint")
+    overrides = p.add_argument_group("fields of the recipe (a run that overrides any needs --output)")
+    types = typing.get_type_hints(Recipe)
+    for field in dataclasses.fields(Recipe):
+        if field.name != "name":
+            overrides.add_argument(f"--{field.name.replace('_', '-')}", type=types[field.name])
+    return p
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0 when the run is finished, 3 when it stopped in time with a checkpoint, 1 after an error."""
+    p = parser()
+    options = vars(p.parse_args(arguments))
+    # A polite kill stops like Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        recipe = find(options["recipe"])
+        names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+        changed = {name: options[name] for name in names if options[name] is not None}
+        if changed and not options["output"]:
+            raise ValueError("a recipe with other settings is another run: say with --output where its results belong")
+        recipe = dataclasses.replace(recipe, **changed)
+        folder = Path(options["output"] or f"data/results/{recipe.name}/seed-{options['seed']}")
+        if (folder / "result.json").exists():
+            raise ValueError(f"{folder} holds a finished run: delete it, or give another --output")
+        data = benchmarks.load(recipe.dataset, options["data"])
+        trainer = Trainer(recipe, data, folder, seed=options["seed"], device=options["device"])
+        trainer.run(max_seconds=options["max_seconds"])
+        result = results.write(trainer, data.test)
+        trainer.checkpoint_path.unlink()
+    except TrainingStopped as stop:
+        print(f"{stop}; the same command goes on from there")
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last full epoch")
+        return 130
+    except (ValueError, OSError, benchmarks.DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"test accuracy {result['test_accuracy']:.4f}, verified at {recipe.epsilon:.4g}: {result['test_vra']:.4f}; "
+        f"written to {folder}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Checkpoints that survive whatever stops a run: written whole or not at all, and known to be intact when read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is damaged, or one that belongs to another run."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`; whatever stops it, a full disk too, the file there is the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); what was there before is kept") from error
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a dict of tensors and plain values, with its digest in front."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(payload).digest() + payload)
+
+
+def load(path: Path, run: dict) -> dict:
+    """Read what `save` wrote; its `run` entry must be `run`, what decides the run. Raises CheckpointError otherwise."""
+    data = path.read_bytes()
+    digest, payload = data[:32], data[32:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"{path} is damaged: delete it to train from the start")
+    state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    if state["run"] != run:
+        different = sorted(key for key in run.keys() | state["run"].keys() if run.get(key) != state["run"].get(key))
+        raise CheckpointError(
+            f"{path} is of another run (it differs in {', '.join(different)}): delete it or give another folder"
+        )
+    return state

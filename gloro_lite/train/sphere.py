@@ -1,0 +1,49 @@
+"""Training on the spectral sphere: every layer of the body keeps norm 1, so that only the last layer's rows carry a scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gloro_lite.net import GloroNet
+
+
+class SpectralSphere:
+    """Keeps each linear layer of a net's body on the sphere of weights whose operator norm is 1.
+
+    Before a step the weights are divided by their norm sigma (power iteration at the true input size), so that the body's
+    Lipschitz constant is 1 and drops out of the loss. After the backward pass the gradient of each weight loses its part
+    along W: with G the loss's gradient, what is left is G - <G, W> dsigma/dW, the gradient of the loss as a function of
+    W / sigma(W) where sigma is 1. The net stays an ordinary one, and there is nothing to fold in at the end.
+
+    Args:
+        net: its body must hold linear layers and 1-Lipschitz ones, each used once.
+    """
+
+    def __init__(self, net: GloroNet):
+        self._bound = net.training_bound
+        self._iterations = net.iterations
+        self.weights: list[nn.Parameter] = [layer.weight for _, layer in net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
+        self._slopes: list[Tensor] = []
+        if len(self._bound.norms()) != len(self.weights):
+            raise ValueError("the spectral sphere is for bodies of convolutions and dense layers in sequence, without Normalize")
+
+    def retract(self) -> None:
+        """Divide each weight by its norm after a power iteration, and keep dsigma/dW for `project`."""
+        norms = list(self._bound.norms(self._iterations).values())
+        # sigma does not change when W is scaled along itself, nor does its gradient.
+        self._slopes = list(torch.autograd.grad(norms, self.weights))
+        with torch.no_grad():
+            for weight, norm in zip(self.weights, norms, strict=True):
+                weight.div_(norm)
+
+    def converge(self) -> None:
+        """Converge the power iteration, then put every weight on the sphere."""
+        self._bound.converge()
+        self.retract()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Take the radial part out of the gradients."""
+        for weight, slope in zip(self.weights, self._slopes, strict=True):
+            weight.grad.sub_(slope * (weight.grad * weight).sum())

@@ -1,0 +1,303 @@
+"""Full training: the spectral sphere, resuming, time limits, results on disk, and the command."""
+
+import csv
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from gloro_lite import GloroNet, networks, serialization
+from gloro_lite.datasets import digits
+from gloro_lite.datasets.benchmarks import Benchmark, Images, data_root
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, recipes, results
+from gloro_lite.train.__main__ import main
+from gloro_lite.train.sphere import SpectralSphere
+
+RECIPE = Recipe("digits", "digits", "c8k3 c8k4s2 | 16", 0.3, 0.4, rate=0.05, epochs=4, batch_size=100)
+
+
+def data():
+    splits = [Images((split.x * 255).round().byte(), split.y) for split in digits.load()]
+    return Benchmark(*splits)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.net.network.parameters()])
+
+
+# --- the spectral sphere
+
+
+def sphere():
+    net = GloroNet(networks.build("c4k3 c6k4s2 | 8", (1, 6, 6), 3, seed=1), (1, 6, 6), 0.3)
+    net.to(memory_format=torch.channels_last)
+    constraint = SpectralSphere(net)
+    constraint.converge()
+    net.training_bound.converge(tolerance=1e-9)
+    constraint.retract()
+    return net, constraint
+
+
+def test_every_layer_has_norm_one():
+    net, _ = sphere()
+    shape = (1, 6, 6)
+    from gloro_lite.lipschitz import linear_operator
+
+    for _, layer in net.body:
+        if hasattr(layer, "weight"):
+            operator = linear_operator(layer, shape)
+            exact = torch.linalg.matrix_norm(operator.matrix(), ord=2).item()
+            assert exact == pytest.approx(1, abs=2e-4)
+        shape = tuple(layer(torch.zeros(1, *shape)).shape[1:])
+
+
+def test_projected_gradient_is_that_of_the_normalised_weights():
+    """Finite differences of the loss as a function of W / sigma(W), with sigma by SVD, against the projected gradient."""
+    net, constraint = sphere()
+    net.double()
+    net.training_bound.converge(tolerance=1e-13)
+    constraint.retract()
+    x = torch.rand(5, 1, 6, 6, dtype=torch.float64)
+    net.zero_grad()
+    net.network(x).square().sum().backward()
+    constraint.project()
+    layer = net.network[2]  # the second convolution, whose input is (4, 6, 6)
+    from gloro_lite.lipschitz import linear_operator
+
+    operator = linear_operator(layer, (4, 6, 6))
+    weight = layer.weight.detach().clone()
+
+    def loss(w):
+        with torch.no_grad():
+            layer.weight.copy_(w)
+            layer.weight.div_(torch.linalg.matrix_norm(operator.matrix(), ord=2))
+            value = net.network(x).square().sum().item()
+            layer.weight.copy_(weight)
+        return value
+
+    direction = torch.randn_like(weight)
+    h = 1e-5
+    slope = (loss(weight + h * direction) - loss(weight - h * direction)) / (2 * h)
+    assert (layer.weight.grad * direction).sum().item() == pytest.approx(slope, rel=1e-3)
+    # Nothing is left along the weight itself.
+    assert (layer.weight.grad * weight).sum().item() == pytest.approx(0, abs=1e-6 * layer.weight.grad.norm().item())
+
+
+# --- runs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"loss": "trades"}, {"loss": "emma"}, {"optimizer": "adam", "rate": 5e-3}, {"loss": "standard", "activation": "relu"}],
+    ids=str,
+)
+def test_training_learns_and_certifies(tmp_path, change):
+    recipe = dataclasses.replace(RECIPE, epochs=12, **change)
+    trainer = Trainer(recipe, data(), tmp_path)
+    trainer.run(progress=False)
+    assert trainer.history[-1]["accuracy"] > 0.75
+    assert trainer.history[-1]["loss"] < trainer.history[2]["loss"] or recipe.loss != "standard"
+    vra = trainer.history[-1]["vra"]
+    assert vra > 0.3 if recipe.loss != "standard" else vra < 0.8
+    result = results.write(trainer, data().test)
+    assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
+
+
+def test_resuming_gives_the_same_bits(tmp_path, monkeypatch):
+    whole = Trainer(RECIPE, data(), tmp_path / "whole")
+    whole.run(progress=False)
+    save = Trainer._save
+
+    def save_and_interrupt(trainer):
+        save(trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", save_and_interrupt)
+        for _ in range(RECIPE.epochs - 1):
+            with pytest.raises(KeyboardInterrupt):
+                Trainer(RECIPE, data(), tmp_path / "parts").run(progress=False)
+    parts = Trainer(RECIPE, data(), tmp_path / "parts")
+    assert len(parts.history) == RECIPE.epochs - 1
+    parts.run(progress=False)
+    assert torch.equal(weights(whole), weights(parts))
+    keys = ("loss", "accuracy", "vra", "lipschitz")
+    assert [[row[key] for key in keys] for row in whole.history] == [[row[key] for key in keys] for row in parts.history]
+
+
+def test_the_time_limit_leaves_a_checkpoint(tmp_path, monkeypatch):
+    """A clock that ticks once a look: each epoch takes a few ticks, and the run stops before one that would not fit."""
+    ticks = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+        with pytest.raises(TrainingStopped, match=r"after [12] of 4 epochs"):
+            Trainer(RECIPE, data(), tmp_path).run(max_seconds=12, progress=False)
+    assert next(ticks) <= 12
+    assert len(Trainer(RECIPE, data(), tmp_path).history) in (1, 2)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+from test_train import RECIPE, data
+from gloro_lite.train import Trainer
+Trainer(RECIPE, data(), Path({folder!r})).run(progress=False)
+"""
+
+
+def test_kill_9(tmp_path):
+    whole = Trainer(RECIPE, data(), tmp_path / "whole")
+    whole.run(progress=False)
+    killed = tmp_path / "killed"
+    code = KILLED.format(tests=os.path.dirname(__file__), folder=str(killed))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (killed / "checkpoint.pt").exists()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    resumed = Trainer(RECIPE, data(), killed)
+    assert len(resumed.history) == RECIPE.epochs
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
+    trainer = Trainer(dataclasses.replace(RECIPE, epochs=2), data(), tmp_path)
+    trainer.history = []
+    trainer.folder.mkdir(exist_ok=True)
+    trainer._save()
+    with torch.no_grad():
+        trainer.net.head.weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match="not finite at step 0 of epoch 0"):
+        trainer.run(progress=False)
+    assert weights(Trainer(dataclasses.replace(RECIPE, epochs=2), data(), tmp_path)).isfinite().all()
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="device 'cuda' is not there"):
+        Trainer(RECIPE, data(), tmp_path, device="cuda")
+
+
+# --- checkpoints
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"run": {"rate": 1, "seed": 0}, "x": torch.arange(3)})
+    assert checkpoint.load(path, {"rate": 1, "seed": 0})["x"].tolist() == [0, 1, 2]
+    with pytest.raises(checkpoint.CheckpointError, match="differs in rate"):
+        checkpoint.load(path, {"rate": 2, "seed": 0})
+    whole = path.read_bytes()
+    for damaged in (whole[:-5], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+            checkpoint.load(path, {"rate": 1, "seed": 0})
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"run": {}, "x": torch.tensor(1)})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*what was there before is kept"):
+        checkpoint.save(path, {"run": {}, "x": torch.tensor(2)})
+    assert checkpoint.load(path, {})["x"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+# --- results
+
+
+def test_results_can_be_checked_without_training(tmp_path):
+    trainer = Trainer(RECIPE, data(), tmp_path)
+    trainer.run(progress=False)
+    test = data().test
+    result = results.write(trainer, test)
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored == result and stored["settings"] == dataclasses.asdict(RECIPE)
+    with (tmp_path / "certificates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = [row["label"] == row["prediction"] for row in rows]
+    verified = [ok and float(row["radius"]) > RECIPE.epsilon for ok, row in zip(right, rows, strict=True)]
+    assert sum(right) / len(rows) == result["test_accuracy"] and sum(verified) / len(rows) == result["test_vra"]
+    assert result["vra_at"][repr(RECIPE.epsilon)] == result["test_vra"]
+    net = GloroNet(networks.build(RECIPE.network, (1, 8, 8), 10), (1, 8, 8), RECIPE.epsilon)
+    serialization.load(net, tmp_path / "model.safetensors")
+    radius = net.certify(test.x.float() / 255).radius
+    assert radius.tolist() == pytest.approx([float(row["radius"]) for row in rows], rel=1e-4, abs=1e-6)
+    best = max(row["vra"] for row in trainer.history)
+    assert result["validation_vra"] == best
+    with (tmp_path / "history.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == RECIPE.epochs
+
+
+# --- recipes and the command
+
+
+def test_recipes():
+    assert {"mnist-0.3", "mnist-1.58", "cifar10", "mnist-0.3-standard"} <= set(recipes.RECIPES)
+    for recipe in recipes.RECIPES.values():
+        assert recipe.train_epsilon >= recipe.epsilon
+    with pytest.raises(ValueError, match=r"no recipe 'mnist'; there are: mnist-0.3"):
+        recipes.find("mnist")
+    with pytest.raises(ValueError, match="loss must be one of"):
+        dataclasses.replace(RECIPE, loss="hinge")
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        dataclasses.replace(RECIPE, epochs=0)
+
+
+def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
+    assert main(["--recipe", "nothing"]) == 1
+    assert "there are: mnist-0.3" in capsys.readouterr().err
+    assert main(["--recipe", "mnist-0.3", "--epochs", "1"]) == 1
+    assert "--output" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text("{}")
+    assert main(["--recipe", "mnist-0.3", "--output", str(tmp_path)]) == 1
+    assert "finished run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
+def test_the_command_on_mnist(tmp_path, capsys):
+    arguments = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "1", "--output", str(tmp_path)]
+    assert main([*arguments, "--max-seconds", "-1"]) == 3
+    assert "goes on from there" in capsys.readouterr().out
+    assert main(arguments) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["test_accuracy"] > 0.85 and result["test_vra"] > 0.6
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(results.STORED.glob("*/seed-*/result.json")), ids=lambda path: "/".join(path.parts[-3:-1])
+)
+def test_stored_results_hold_together(path):
+    """What is committed: the figures follow from the certificates, and the weights prove the bound that they were made with."""
+    result = json.loads(path.read_text())
+    recipe = Recipe(**result["settings"])
+    with (path.parent / "certificates.csv").open() as file:
+        rows = [(row["label"], row["prediction"], float(row["radius"])) for row in csv.DictReader(file)]
+    assert len(rows) == 10000 and result["recipe"] == recipe.name == path.parts[-3]
+    assert sum(label == prediction for label, prediction, _ in rows) / len(rows) == result["test_accuracy"]
+    verified = sum(label == prediction and radius > recipe.epsilon for label, prediction, radius in rows)
+    assert verified / len(rows) == result["test_vra"]
+    shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[recipe.dataset]
+    net = GloroNet(networks.build(recipe.network, shape, 10, activation=recipe.activation), shape, recipe.epsilon)
+    serialization.load(net, path.with_name("model.safetensors"))
+    assert net.margin_constants().max().item() == pytest.approx(result["lipschitz_upper"], rel=1e-9)

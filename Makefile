@@ -7,11 +7,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup book notebooks test serve clean lock
+.PHONY: help setup book notebooks test bench serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
 	@echo "make test   everything that CI checks"
+	@echo "make bench  the cost of a step and of a certificate on this machine"
 	@echo "make serve  the rendered book on http://localhost:8000"
 	@echo "make lock   refresh requirements.lock"
 	@echo "make clean  remove what was built (the virtual environment stays)"
@@ -41,6 +42,9 @@ test: $(READY)
 	$(BIN)/python -m pytest tests --ignore tests/book
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/book
+
+bench: $(READY)
+	$(BIN)/python -m gloro_lite.train.benchmark
 
 serve: book
 	$(BIN)/python -m http.server --directory _build/html 8000

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from gloro_lite import GloroNet, networks, serialization
+from gloro_lite import GloroNet, MinMax, networks, serialization
 from gloro_lite.datasets import digits
 from gloro_lite.datasets.benchmarks import Benchmark, Images, data_root
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, recipes, results
@@ -301,3 +301,13 @@ def test_stored_results_hold_together(path):
     net = GloroNet(networks.build(recipe.network, shape, 10, activation=recipe.activation), shape, recipe.epsilon)
     serialization.load(net, path.with_name("model.safetensors"))
     assert net.margin_constants().max().item() == pytest.approx(result["lipschitz_upper"], rel=1e-9)
+
+
+def test_the_benchmark_measures():
+    from gloro_lite.train import benchmark
+
+    row = benchmark.measure("2C2F", rounds=1, device="cpu")
+    assert row["gloro_over_standard"] == row["seconds"]["gloro_step"] / row["seconds"]["standard_step"] > 0
+    assert all(seconds > 0 for seconds in row["seconds"].values())
+    x = torch.randn(3, 6, 4, 4)
+    assert torch.equal(benchmark._PlainMinMax()(x), MinMax()(x))

@@ -8,13 +8,12 @@ import math
 import signal
 import sys
 import typing
-from pathlib import Path
 
 from gloro_lite.datasets import benchmarks
-from gloro_lite.train import results
 from gloro_lite.train.checkpoint import CheckpointError
 from gloro_lite.train.recipes import RECIPES, Recipe, find
-from gloro_lite.train.trainer import Trainer, TrainingStopped
+from gloro_lite.train.run import train
+from gloro_lite.train.trainer import TrainingStopped
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0 when the run is finished, 3 when it stopped in time with a checkpoint, 1 after an error."""
-    p = parser()
-    options = vars(p.parse_args(arguments))
+    options = vars(parser().parse_args(arguments))
     # A polite kill stops like Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
@@ -47,14 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
         if changed and not options["output"]:
             raise ValueError("a recipe with other settings is another run: say with --output where its results belong")
         recipe = dataclasses.replace(recipe, **changed)
-        folder = Path(options["output"] or f"data/results/{recipe.name}/seed-{options['seed']}")
-        if (folder / "result.json").exists():
-            raise ValueError(f"{folder} holds a finished run: delete it, or give another --output")
-        data = benchmarks.load(recipe.dataset, options["data"])
-        trainer = Trainer(recipe, data, folder, seed=options["seed"], device=options["device"])
-        trainer.run(max_seconds=options["max_seconds"])
-        result = results.write(trainer, data.test)
-        trainer.checkpoint_path.unlink()
+        result = train(
+            recipe,
+            options["output"],
+            seed=options["seed"],
+            device=options["device"],
+            root=options["data"],
+            max_seconds=options["max_seconds"],
+        )
     except TrainingStopped as stop:
         print(f"{stop}; the same command goes on from there")
         return 3
@@ -64,10 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, benchmarks.DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"test accuracy {result['test_accuracy']:.4f}, verified at {recipe.epsilon:.4g}: {result['test_vra']:.4f}; "
-        f"written to {folder}"
-    )
+    print(f"test accuracy {result['test_accuracy']:.4f}, verified at {recipe.epsilon:.4g}: {result['test_vra']:.4f}")
     return 0
 
 

@@ -57,7 +57,7 @@ def write(trainer: Trainer, test: Images) -> dict:
         "last_epoch": {"test_accuracy": _accuracy(last_certificate, y), "test_vra": _vra(last_certificate, y)},
         "epochs": recipe.epochs,
         "seconds_per_epoch": trainer.seconds / recipe.epochs,
-        "device": _device_name(trainer.device),
+        "device": device_name(trainer.device),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "settings": dataclasses.asdict(recipe),
@@ -87,9 +87,10 @@ def _csv(header, rows) -> bytes:
     return text.getvalue().encode()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The processor's or GPU's own name, for the record."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.getdevice_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -140,46 +140,57 @@ class Trainer:
             bar.update()
         bar.close()
 
-    def _epoch(self, epoch: int) -> dict:
-        recipe, count = self.recipe, len(self.train.x)
-        steps = math.ceil(count / recipe.batch_size)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator).to(self.device)
+    def start_epoch(self) -> None:
+        """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
         self.net.train()
         if self.sphere is None:
             self.net.converge()
         else:
             self.sphere.converge()
+
+    def step(self, images: Tensor, labels: Tensor, epsilon: float, scale: float) -> Tensor:
+        """One training step on a batch, (b, channels, height, width) uint8 and (b,); returns its loss, still on the device.
+
+        Args:
+            epsilon: the training epsilon of this step.
+            scale: the learning rates as a fraction of their peaks.
+        """
+        if self.sphere is not None:
+            self.sphere.retract()
+        loss = self._loss(images, labels, epsilon)
+        self.net.zero_grad()
+        loss.backward()
+        if self.sphere is not None:
+            self.sphere.project()
+            for matrix, weight in zip(self._matrices, self.sphere.weights, strict=True):
+                matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
+        for optimizer, peak in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale
+            optimizer.step()
+        return loss.detach()
+
+    def _epoch(self, epoch: int) -> dict:
+        recipe, count = self.recipe, len(self.train.x)
+        steps = math.ceil(count / recipe.batch_size)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(count, generator=generator).to(self.device)
+        self.start_epoch()
         total = torch.zeros((), device=self.device, dtype=torch.float64 if self.device.type != "mps" else torch.float32)
         failed = torch.full((), steps, device=self.device)  # first step whose loss is not finite; read once, after the epoch
         for step, rows in enumerate(order.split(recipe.batch_size)):
             done = (epoch + (step + 1) / steps) / recipe.epochs
             epsilon = recipe.train_epsilon * growing_epsilon(done, growth=recipe.epsilon_growth)
-            if self.sphere is not None:
-                self.sphere.retract()
-            loss = self._loss(self.train.x[rows], self.train.y[rows], epsilon)
-            self.net.zero_grad()
-            loss.backward()
-            if self.sphere is not None:
-                self.sphere.project()
-                for matrix, weight in zip(self._matrices, self.sphere.weights, strict=True):
-                    matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
-            for optimizer, peak in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * warmup_then_cosine(done, recipe.warmup)
-                optimizer.step()
-            value = loss.detach()
-            total += value * len(rows)
-            failed = torch.where(value.isfinite(), failed, failed.clamp_max(step))
+            scale = warmup_then_cosine(done, recipe.warmup)
+            loss = self.step(self.train.x[rows], self.train.y[rows], epsilon, scale)
+            total += loss * len(rows)
+            failed = torch.where(loss.isfinite(), failed, failed.clamp_max(step))
         if int(failed) < steps:
             raise ValueError(
                 f"the loss is not finite at step {int(failed)} of epoch {epoch}: try a smaller rate than {recipe.rate}; "
                 f"the state before that epoch is kept in {self.checkpoint_path}"
             )
-        if self.sphere is None:
-            self.net.converge()
-        else:
-            self.sphere.converge()
+        self.start_epoch()
         return {"epoch": epoch, "loss": total.item() / count, **self._validate(), "epsilon": epsilon}
 
     def _logits(self, images: Tensor) -> Tensor:

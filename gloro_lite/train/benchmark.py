@@ -1,0 +1,141 @@
+"""What a GloRo Net costs beside a standard one: `python -m gloro_lite.train.benchmark` (or `make bench`).
+
+Ratios of times taken side by side, in turns, in one run, on random images; medians. Writes `data/benchmarks/<device>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.layers import MinMax
+from gloro_lite.train.checkpoint import write_atomically
+from gloro_lite.train.recipes import Recipe, find
+from gloro_lite.train.results import STORED, device_name
+from gloro_lite.train.trainer import Trainer
+
+NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
+"""Each network with the recipe that it is trained by."""
+
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+class _PlainMinMax(nn.Module):
+    """MinMax as it is usually written: the yardstick for ours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        even, odd = x[:, 0::2], x[:, 1::2]
+        return torch.stack((torch.min(even, odd), torch.max(even, odd)), dim=2).flatten(1, 2)
+
+
+def _trainer(recipe: Recipe, device: str, **changes) -> Trainer:
+    recipe = dataclasses.replace(recipe, precision="float32", **changes)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (recipe.batch_size, *SHAPES[recipe.dataset]), generator=generator, dtype=torch.uint8)
+    images = Images(x, torch.arange(recipe.batch_size) % 10)
+    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device)
+
+
+def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
+    """A standard step that uses none of the trainer's care: NCHW, MinMax as min and max."""
+    trainer = _trainer(recipe, device, loss="standard", optimizer="adam")
+    network = trainer.net.network.to(memory_format=torch.contiguous_format)
+    for index, layer in enumerate(network):
+        if isinstance(layer, MinMax):
+            network[index] = _PlainMinMax()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(network(trainer.train.x.contiguous().float() / 255), trainer.train.y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _step(trainer: Trainer) -> Callable[[], None]:
+    trainer.start_epoch()
+    return lambda: trainer.step(trainer.train.x, trainer.train.y, trainer.recipe.epsilon, scale=0.1)
+
+
+def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """The median time of each, taken in turns so that a noisy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 2):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn >= 2:  # the first two warm up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(network: str, rounds: int, device: str) -> dict[str, float]:
+    """Seconds a step (batch 256) and a pass over 1,000 images, and the ratios that the book quotes."""
+    recipe = find(NETWORKS[network])
+    gloro = _trainer(recipe, device, optimizer="adam")
+    net = gloro.net
+    seconds = _seconds(
+        {
+            "standard_step": _step(_trainer(recipe, device, loss="standard", optimizer="adam")),
+            "gloro_step": _step(gloro),
+            "muon_step": _step(_trainer(recipe, device)),
+            "plain_step": _plain_step(recipe, device),
+        },
+        rounds,
+        device,
+    )
+    images = torch.rand(1000, *SHAPES[recipe.dataset], device=device).to(memory_format=torch.channels_last)
+    net.eval()
+    start = time.perf_counter()
+    net.margin_constants()
+    seconds["bound"] = time.perf_counter() - start
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return net.network(images)
+
+    seconds |= _seconds({"forward": forward, "certify": lambda: net.certify(images)}, rounds, device)
+    return {
+        "seconds": seconds,
+        "gloro_over_standard": seconds["gloro_step"] / seconds["standard_step"],
+        "gloro_over_plain": seconds["gloro_step"] / seconds["plain_step"],
+        "muon_over_standard": seconds["muon_step"] / seconds["standard_step"],
+        "certify_over_forward": seconds["certify"] / seconds["forward"],
+    }
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.train.benchmark", description=__doc__.splitlines()[0])
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--rounds", type=int, default=15)
+    options = p.parse_args()
+    name = device_name(torch.device(options.device))
+    report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": 256}
+    report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
+    for network in NETWORKS:
+        row = report["networks"][network] = measure(network, options.rounds, options.device)
+        print(network, {key: round(value, 3) for key, value in row.items() if key != "seconds"}, flush=True)
+    folder = STORED.parent / "benchmarks"
+    folder.mkdir(exist_ok=True)
+    path = folder / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,32 +6,33 @@ import torch
 from torch import Tensor, nn
 
 
-class _SortPairs(torch.autograd.Function):
-    """MinMax with one saved mask, written into the input's own memory format: a sixth of the time of autograd's min and max."""
+class _SortHalves(torch.autograd.Function):
+    """MinMax with one saved mask: without a compiler, a third of the time of autograd's own minimum and maximum."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        even, odd = x[:, 0::2], x[:, 1::2]
-        ctx.save_for_backward(even > odd)
-        out = torch.empty_like(x)
-        out[:, 0::2] = torch.minimum(even, odd)
-        out[:, 1::2] = torch.maximum(even, odd)
-        return out
+        first, second = x.chunk(2, dim=1)
+        ctx.save_for_backward(first > second)
+        return _min_max(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (swapped,) = ctx.saved_tensors
-        difference = (grad[:, 1::2] - grad[:, 0::2]) * swapped
-        out = grad.clone()
-        out[:, 0::2] += difference
-        out[:, 1::2] -= difference
-        return out
+        first, second = grad.chunk(2, dim=1)
+        difference = (second - first) * swapped
+        return torch.cat((first + difference, second - difference), dim=1)
+
+
+def _min_max(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=1)
+    return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
 
 
 class MinMax(nn.Module):
-    """Sort channels in pairs: channels (2k, 2k + 1) become (min, max) [Anil et al. 2019, GroupSort of size 2].
+    """Sort channels in pairs: of c channels, (k, k + c / 2) become (min, max) [Anil et al. 2019, GroupSort of size 2].
 
-    It permutes its input, so it is 1-Lipschitz and, unlike ReLU, loses no gradient norm.
+    It permutes its input, so it is 1-Lipschitz and, unlike ReLU, loses no gradient norm. Which channels make a pair is nothing
+    to a network that learns; halves lie together in memory, neighbours do not.
 
     Shapes: (batch, channels, ...) to the same, with an even number of channels. Raises ValueError otherwise.
     """
@@ -39,7 +40,8 @@ class MinMax(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] % 2:
             raise ValueError(f"MinMax sorts pairs of channels: dimension 1 of {tuple(x.shape)} must be even")
-        return _SortPairs.apply(x)
+        # A compiler writes its own backward pass, in one loop with the forward pass's neighbours.
+        return _min_max(x) if torch.compiler.is_compiling() else _SortHalves.apply(x)
 
 
 class Residual(nn.Module):

@@ -41,11 +41,14 @@ def key(notebook: Path) -> str:
     sources = [
         *sorted((ROOT / "gloro_lite").rglob("*.py")),
         *sorted((ROOT / "gloro_lite").rglob("*.js")),
+        *sorted((ROOT / "gloro_lite").rglob("*.css")),
     ]
     data = [
         p
         for p in sorted((ROOT / "data").rglob("*"))
-        if p.is_file() and "root" not in p.relative_to(ROOT / "data").parts
+        if p.is_file()
+        and "root" not in p.relative_to(ROOT / "data").parts
+        and p.name != "checkpoint.pt"  # of a run that goes on meanwhile
     ]
     for path in (notebook, ROOT / "requirements.lock", *sources, *data):
         digest.update(

@@ -29,11 +29,11 @@ class Recipe:
     loss_weight: float = 1.0
     """lambda of "trades"."""
     optimizer: str = "muon"
-    """"muon": body weights by Muon on the spectral sphere, the rest by Adam; "adam": everything by Adam, on plain weights."""
+    """With "muon" the body's weights move by Muon on the spectral sphere, the rest by Adam; with "adam" everything by Adam."""
     rate: float = 0.01
     """Peak learning rate of the optimizer of the body's weights."""
     head_rate: float = 2e-3
-    """Peak learning rate of Adam beside Muon: biases and the last layer."""
+    """Peak learning rate of Adam beside Muon, for biases and the last layer."""
     warmup: float = 0.1
     """Fraction of training over which the rate rises; a cosine to 0 follows."""
     epsilon_growth: float = 0.3
@@ -59,7 +59,7 @@ class Recipe:
 
 _ROWS = [
     Recipe("mnist-0.3", "mnist", "2C2F", 0.3, 0.45, rate=0.02, epochs=120, precision="bfloat16"),
-    Recipe("mnist-1.58", "mnist", "4C3F", 1.58, 1.75, rate=0.006, epochs=200, precision="bfloat16"),
+    Recipe("mnist-1.58", "mnist", "4C3F", 1.58, 1.75, rate=0.006, epochs=150, precision="bfloat16"),
     Recipe("cifar10", "cifar10", "6C2F", 36 / 255, 1.1 * 36 / 255, rate=0.006, epochs=200, precision="bfloat16"),
 ]
 

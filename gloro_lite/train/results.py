@@ -59,6 +59,7 @@ def write(trainer: Trainer, test: Images) -> dict:
         "seconds_per_epoch": trainer.seconds / recipe.epochs,
         "device": device_name(trainer.device),
         "threads": torch.get_num_threads(),
+        "compiled": trainer.compiled,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "settings": dataclasses.asdict(recipe),
     }
@@ -90,7 +91,7 @@ def _csv(header, rows) -> bytes:
 def device_name(device: torch.device) -> str:
     """The processor's or GPU's own name, for the record."""
     if device.type == "cuda":
-        return torch.cuda.getdevice_name(device)
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -19,12 +19,14 @@ def train(
     device: str = "cpu",
     root: str | Path | None = None,
     max_seconds: float = math.inf,
+    compiled: bool = True,
 ) -> dict:
     """Train a recipe, certify the test set, and write the results; goes on from a checkpoint in `folder` if there is one.
 
     Args:
         folder: of this run; `data/results/<recipe>/seed-<n>` of the checkout by default.
         root: of the images, see `gloro_lite.datasets.benchmarks.data_root`.
+        compiled: see `Trainer`.
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
 
@@ -34,7 +36,7 @@ def train(
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
     data = benchmarks.load(recipe.dataset, root)
-    trainer = Trainer(recipe, data, folder, seed=seed, device=device)
+    trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
     trainer.run(max_seconds=max_seconds)
     result = results.write(trainer, data.test)
     trainer.checkpoint_path.unlink()

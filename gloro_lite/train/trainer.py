@@ -37,11 +37,14 @@ class Trainer:
         data: the benchmark's splits.
         folder: where the checkpoint is kept, after each epoch.
         device: "cpu", "cuda", "mps".
+        compiled: have `torch.compile` fuse the network's steps, where it finds a compiler. Worth it from some minutes on.
 
     Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run.
     """
 
-    def __init__(self, recipe: Recipe, data: Benchmark, folder: Path, *, seed: int = 0, device: str = "cpu"):
+    def __init__(
+        self, recipe: Recipe, data: Benchmark, folder: Path, *, seed: int = 0, device: str = "cpu", compiled: bool = False
+    ):
         try:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -54,6 +57,8 @@ class Trainer:
         network = networks.build(recipe.network, shape, classes, activation=recipe.activation, seed=seed)
         self.net = GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
         self.net.to(self.device, memory_format=torch.channels_last)
+        self.compiled = compiled and _compiler_works(self.device)
+        self._forward = torch.compile(self.net.network, dynamic=False) if self.compiled else self.net.network
         self.sphere = SpectralSphere(self.net) if recipe.optimizer == "muon" else None
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
@@ -199,7 +204,7 @@ class Trainer:
             torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bfloat16" else contextlib.nullcontext()
         )
         with autocast:
-            logits = self.net.network(x)
+            logits = self._forward(x)
         return logits.float()
 
     def _loss(self, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -226,6 +231,16 @@ class Trainer:
             verified += int((correct & (certified_radius(logits, constants) > self.recipe.epsilon)).sum())
         count = len(self.validation.y)
         return {"accuracy": right / count, "vra": verified / count, "lipschitz": constants.max().item()}
+
+
+def _compiler_works(device: torch.device) -> bool:
+    """Whether `torch.compile` can: it needs a C++ compiler for a CPU, Triton for a GPU."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except Exception as error:  # what it raises depends on what is missing
+        print(f"training without torch.compile, which is slower: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 class _NoBar:

@@ -1,0 +1,68 @@
+"""How bottom's logit follows from the logits, the margin constants and epsilon (the paper's Figure 2)."""
+
+from __future__ import annotations
+
+import math
+
+import traitlets
+
+from gloro_lite.widgets.base import Widget, module
+
+
+def _finite(values) -> list[float]:
+    values = [float(v) for v in values]
+    if not all(math.isfinite(v) for v in values):
+        raise ValueError(f"logits and rows must be finite numbers, not {values}")
+    return values
+
+
+class BottomLogit(Widget):
+    """Bars for the logits and for bottom in both forms, with K_i + K_j and with the tight K_ij = ||w_j - w_i||.
+
+    Args:
+        logits: of two to six classes.
+        rows: the last layer's row for each class, [a, b]: two features are enough to show lengths and angles.
+        epsilon: in input units.
+
+    Traits: `logits`, `rows` and `epsilon`, all moved by the reader.
+
+    Raises ValueError for other shapes and for values that are not finite.
+    """
+
+    _esm = module("bottom_logit.js")
+    logits = traitlets.List().tag(sync=True)
+    rows = traitlets.List().tag(sync=True)
+
+    def __init__(self, logits=(1.6, 0.4, -0.8), rows=((1.2, 0.6), (0.3, 1.4), (-1.0, -0.7)), epsilon: float = 0.3):
+        logits, rows = _finite(logits), [_finite(row) for row in rows]
+        if not 2 <= len(logits) <= 6 or len(rows) != len(logits) or any(len(row) != 2 for row in rows):
+            raise ValueError(f"give two to six logits, and a row of two numbers for each; got {len(logits)} and {len(rows)}")
+        super().__init__(
+            logits=logits,
+            rows=rows,
+            epsilon=epsilon,
+            description=(
+                "Bottom logit: bars for each class's logit and for bottom in two forms, and arrows for the last layer's rows. "
+                "Bottom wins where its bar is the highest; the tight form is never above the other."
+            ),
+        )
+
+    def _draw(self):
+        import torch
+        from matplotlib import pyplot as plt
+
+        from gloro_lite import plotting
+        from gloro_lite.bottom import bottom_logit, margin_constants
+
+        logits, rows = torch.tensor([self.logits]), torch.tensor(self.rows)
+        bottoms = [bottom_logit(logits, margin_constants(rows, 1.0, tight=t), self.epsilon).item() for t in (False, True)]
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
+        count = len(self.logits)
+        names = [f"$y_{i}$" for i in range(count)] + [r"$\bot$, $K_i+K_j$", r"$\bot$, tight"]
+        colors = [*plotting.CLASS_COLORS[:count], plotting.BOTTOM_COLOR, plotting.BOTTOM_COLOR]
+        left.bar(names, [*self.logits, *bottoms], color=colors)
+        for i, (a, b) in enumerate(self.rows):
+            right.annotate("", (a, b), (0, 0), arrowprops={"arrowstyle": "->", "color": plotting.CLASS_COLORS[i], "lw": 2})
+            right.text(a, b, f"$w_{i}$")
+        right.set(xlim=(-2.5, 2.5), ylim=(-2, 2), aspect="equal", title="rows of the last layer")
+        return figure

@@ -1,0 +1,238 @@
+// The mathematics of gloro_lite in float64, checked against the Python on golden vectors (tests/book/test_widgets.py).
+
+/** A network from its layers, [{kind, rows, columns}], and its weights, a DataView of float32: each linear layer's rows, then biases. */
+export function network(layers, view, offset = 0) {
+  let at = offset;
+  const take = (count) => {
+    const values = new Float64Array(count);
+    for (let k = 0; k < count; k++) values[k] = view.getFloat32(4 * (at + k), true);
+    at += count;
+    return values;
+  };
+  const built = layers.map((layer) =>
+    layer.kind === "linear" ? { ...layer, weight: take(layer.rows * layer.columns), bias: take(layer.rows) } : layer,
+  );
+  return { layers: built, length: at - offset };
+}
+
+/** The logits of many points at once: x and y are arrays of coordinates; returns one Float64Array for each class. */
+export function logits(net, x, y) {
+  let values = [Float64Array.from(x), Float64Array.from(y)];
+  for (const layer of net.layers) {
+    if (layer.kind === "linear") {
+      const { rows, columns, weight, bias } = layer;
+      const next = [];
+      for (let i = 0; i < rows; i++) {
+        const sum = new Float64Array(x.length).fill(bias[i]);
+        for (let j = 0; j < columns; j++) {
+          const w = weight[i * columns + j];
+          const input = values[j];
+          for (let k = 0; k < sum.length; k++) sum[k] += w * input[k];
+        }
+        next.push(sum);
+      }
+      values = next;
+    } else if (layer.kind === "minmax") {
+      const half = values.length / 2;
+      const low = values.slice(0, half).map((a, i) => a.map((v, k) => Math.min(v, values[half + i][k])));
+      const high = values.slice(0, half).map((a, i) => a.map((v, k) => Math.max(v, values[half + i][k])));
+      values = [...low, ...high];
+    } else if (layer.kind === "relu") {
+      values = values.map((a) => a.map((v) => Math.max(v, 0)));
+    } else {
+      throw new Error(`no layer of kind ${layer.kind}`);
+    }
+  }
+  return values;
+}
+
+export function argmax(values) {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
+  return best;
+}
+
+/** K_ij = ||w_j - w_i||, or K_i + K_j, for a last layer's rows. */
+export function marginConstants(rows, tight) {
+  const norms = rows.map((row) => Math.hypot(...row));
+  return rows.map((a, j) => rows.map((b, i) => (tight ? Math.hypot(...a.map((v, k) => v - b[k])) : norms[i] + norms[j])));
+}
+
+/** The logit of bottom, max over i != j of y_i + epsilon K_ij. */
+export function bottomLogit(values, constants, epsilon) {
+  const j = argmax(values);
+  let best = -Infinity;
+  for (let i = 0; i < values.length; i++) if (i !== j) best = Math.max(best, values[i] + epsilon * constants[j][i]);
+  return best;
+}
+
+/** The certified radius, min over i != j of (y_j - y_i) / K_ij; 0 at a tie. */
+export function certifiedRadius(values, constants) {
+  const j = argmax(values);
+  let least = Infinity;
+  for (let i = 0; i < values.length; i++) {
+    if (i === j) continue;
+    const margin = values[j] - values[i];
+    least = Math.min(least, margin > 0 ? margin / constants[j][i] : 0);
+  }
+  return least;
+}
+
+/** Predictions and certified radii for the logits of many points. */
+export function predictions(outputs, constants) {
+  const count = outputs[0].length;
+  const prediction = new Int32Array(count);
+  const radius = new Float64Array(count);
+  for (let k = 0; k < count; k++) {
+    let j = 0;
+    for (let i = 1; i < outputs.length; i++) if (outputs[i][k] > outputs[j][k]) j = i;
+    let least = Infinity;
+    for (let i = 0; i < outputs.length; i++) {
+      if (i === j) continue;
+      const margin = outputs[j][k] - outputs[i][k];
+      const r = margin > 0 ? margin / constants[j][i] : 0;
+      if (r < least) least = r;
+    }
+    prediction[k] = j;
+    radius[k] = least;
+  }
+  return { prediction, radius };
+}
+
+/** The Voronoi faces: {p, q, x, y, dx, dy, from, to}, the points (x, y) + t (dx, dy) that are nearest to sites p and q alike. */
+export function voronoiFaces(sites) {
+  const faces = [];
+  for (let p = 0; p < sites.length; p++) {
+    for (let q = p + 1; q < sites.length; q++) {
+      const [ax, ay] = sites[p];
+      const [bx, by] = sites[q];
+      const width = Math.hypot(bx - ax, by - ay);
+      if (width === 0) continue;
+      const [x, y] = [(ax + bx) / 2, (ay + by) / 2];
+      const [dx, dy] = [-(by - ay) / width, (bx - ax) / width];
+      let [from, to] = [-Infinity, Infinity];
+      for (let r = 0; r < sites.length && from <= to; r++) {
+        if (r === p || r === q) continue;
+        // Where the bisector is nearer to p than to r: slope * t <= gap.
+        const [cx, cy] = sites[r];
+        const slope = 2 * ((cx - ax) * dx + (cy - ay) * dy);
+        const gap = (cx - x) ** 2 + (cy - y) ** 2 - (ax - x) ** 2 - (ay - y) ** 2;
+        if (Math.abs(slope) < 1e-12 * width) {
+          if (gap < 0) to = -Infinity;
+        } else if (slope > 0) to = Math.min(to, gap / slope);
+        else from = Math.max(from, gap / slope);
+      }
+      if (from <= to) faces.push({ p, q, x, y, dx, dy, from, to });
+    }
+  }
+  return faces;
+}
+
+/** Theorem 3's |g|: the distance from (x, y) to the nearest of some faces. */
+export function distanceToFaces(faces, x, y) {
+  let least = Infinity;
+  for (const f of faces) {
+    const [ox, oy] = [x - f.x, y - f.y];
+    const t = Math.min(Math.max(ox * f.dx + oy * f.dy, f.from), f.to);
+    const [rx, ry] = [ox - t * f.dx, oy - t * f.dy];
+    const squared = rx * rx + ry * ry;
+    if (squared < least) least = squared;
+  }
+  return Math.sqrt(least);
+}
+
+export function nearestSite(sites, x, y) {
+  let best = 0;
+  let least = Infinity;
+  sites.forEach(([sx, sy], k) => {
+    const squared = (sx - x) ** 2 + (sy - y) ** 2;
+    if (squared < least) [best, least] = [k, squared];
+  });
+  return best;
+}
+
+/** Pairs of sites with different labels that are not more than 2 epsilon apart, and the least distance between labels. */
+export function separation(sites, labels, epsilon) {
+  const broken = [];
+  let least = Infinity;
+  for (let p = 0; p < sites.length; p++) {
+    for (let q = p + 1; q < sites.length; q++) {
+      if (labels[p] === labels[q]) continue;
+      const distance = Math.hypot(sites[p][0] - sites[q][0], sites[p][1] - sites[q][1]);
+      least = Math.min(least, distance);
+      if (!(distance > 2 * epsilon)) broken.push([p, q]);
+    }
+  }
+  return { broken, least };
+}
+
+/** Look for another label within `radius` of a point by `starts` ascents of the rivals' margin, as gloro_lite.attacks.pgd does. */
+export function attack(net, point, radius, starts = 16, steps = 30) {
+  const at = (x, y) => logits(net, [x], [y]).map((v) => v[0]);
+  const own = argmax(at(...point));
+  const margin = (x, y) => {
+    const values = at(x, y);
+    return Math.max(...values.filter((_, i) => i !== own)) - values[own];
+  };
+  const ends = [];
+  let broken = 0;
+  for (let start = 0; start < starts; start++) {
+    const angle = (2 * Math.PI * start) / starts;
+    let [dx, dy] = [0.5 * radius * Math.cos(angle), 0.5 * radius * Math.sin(angle)];
+    let found = false;
+    for (let step = 0; step <= steps && !found; step++) {
+      const [x, y] = [point[0] + dx, point[1] + dy];
+      found = argmax(at(x, y)) !== own;
+      if (found) break;
+      const h = 1e-5;
+      const gx = margin(x + h, y) - margin(x - h, y);
+      const gy = margin(x, y + h) - margin(x, y - h);
+      const length = Math.hypot(gx, gy) || 1;
+      dx += ((2.5 * radius) / steps) * (gx / length);
+      dy += ((2.5 * radius) / steps) * (gy / length);
+      const reach = Math.hypot(dx, dy);
+      if (reach > radius) [dx, dy] = [(dx * radius) / reach, (dy * radius) / reach];
+    }
+    broken += found;
+    ends.push([point[0] + dx, point[1] + dy]);
+  }
+  return { ends, broken };
+}
+
+/** The segments [x0, y0, x1, y1] of a level curve of a size x size field, in units of its cells. */
+export function contour(field, size, level) {
+  const segments = [];
+  for (let r = 0; r + 1 < size; r++) {
+    for (let c = 0; c + 1 < size; c++) {
+      const corners = [
+        [c, r, field[r * size + c]],
+        [c + 1, r, field[r * size + c + 1]],
+        [c + 1, r + 1, field[(r + 1) * size + c + 1]],
+        [c, r + 1, field[(r + 1) * size + c]],
+      ];
+      const cuts = [];
+      for (let k = 0; k < 4; k++) {
+        const [a, b] = [corners[k], corners[(k + 1) % 4]];
+        if (a[2] < level !== b[2] < level) {
+          const t = (level - a[2]) / (b[2] - a[2]);
+          cuts.push([a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])]);
+        }
+      }
+      for (let k = 0; k + 1 < cuts.length; k += 2) segments.push([...cuts[k], ...cuts[k + 1]]);
+    }
+  }
+  return segments;
+}
+
+/** The edges, [x0, y0, x1, y1] in units of cells, between neighbouring cells of different labels. */
+export function boundaries(labels, size) {
+  const edges = [];
+  for (let r = 0; r < size; r++) {
+    for (let c = 0; c < size; c++) {
+      const own = labels[r * size + c];
+      if (c + 1 < size && labels[r * size + c + 1] !== own) edges.push([c + 0.5, r - 0.5, c + 0.5, r + 0.5]);
+      if (r + 1 < size && labels[(r + 1) * size + c] !== own) edges.push([c - 0.5, r + 0.5, c + 0.5, r + 0.5]);
+    }
+  }
+  return edges;
+}

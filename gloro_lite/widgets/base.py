@@ -24,7 +24,7 @@ def module(name: str) -> str:
 
 
 class Widget(anywidget.AnyWidget):
-    """A picture with an epsilon, in input units. Assigning to a trait redraws it; `observe` calls back when the reader moves it."""
+    """A picture with an epsilon, in input units. Assigning to a trait redraws it; `observe` calls back when it is moved."""
 
     _css = _FILES.joinpath("style.css").read_text(encoding="utf-8")
     description = traitlets.Unicode().tag(sync=True)

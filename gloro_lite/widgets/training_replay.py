@@ -55,7 +55,7 @@ class TrainingReplay(Widget):
     def __init__(self, gloro: Recording, standard: Recording, points: Tensor, labels: Tensor, *, epsilon: float):
         if not gloro.history or len(gloro.history) != len(standard.history):
             raise ValueError(
-                f"the recordings hold {len(gloro.history)} and {len(standard.history)} epochs: record the same number, at least one"
+                f"the recordings hold {len(gloro.history)} and {len(standard.history)} epochs: record the same number"
             )
         recordings = {"gloro": ("GloRo training", gloro), "standard": ("Standard training", standard)}
         super().__init__(

@@ -59,12 +59,17 @@ MANAGER = Package(
     "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
 )
 
-# MathJax 3 has no Hub, which the widgets' manager (made for MathJax 2) calls to set formulas.
+# MathJax 3 has no Hub, which the widgets' manager (made for MathJax 2) calls to set formulas; it replaces what it finds when it loads.
 WIDGET_PATHS = """\
 const base = document.currentScript.src.replace(/\\/[^/]*$/, "");
 requirejs.config({ paths: %s });
-window.MathJax = window.MathJax || {};
-window.MathJax.Hub = { Queue: ([, , node]) => window.MathJax.typesetPromise?.(node ? [node] : undefined) };
+const giveHub = () => {
+  window.MathJax = window.MathJax || {};
+  window.MathJax.Hub = { Queue: ([, , node]) => window.MathJax.typesetPromise?.(node ? [node] : undefined) };
+};
+giveHub();
+document.querySelector('script[src*="tex-mml-chtml"]')?.addEventListener("load", giveHub);
+document.addEventListener("DOMContentLoaded", giveHub);
 """
 
 
@@ -97,7 +102,9 @@ def _copy_require(package: Path, target: Path) -> None:
 
 def _copy_manager(package: Path, target: Path) -> None:
     for path in (package / "dist").iterdir():
-        if path.suffix not in (".map", ".txt"):
+        if (
+            path.suffix == ".js"
+        ):  # its icon font is for controls that the book does not use
             shutil.copy(path, target)
 
 

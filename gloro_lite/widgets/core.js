@@ -34,9 +34,16 @@ export function logits(net, x, y) {
       values = next;
     } else if (layer.kind === "minmax") {
       const half = values.length / 2;
-      const low = values.slice(0, half).map((a, i) => a.map((v, k) => Math.min(v, values[half + i][k])));
-      const high = values.slice(0, half).map((a, i) => a.map((v, k) => Math.max(v, values[half + i][k])));
-      values = [...low, ...high];
+      const sorted = values.map(() => new Float64Array(x.length));
+      for (let i = 0; i < half; i++) {
+        const [first, second, low, high] = [values[i], values[half + i], sorted[i], sorted[half + i]];
+        for (let k = 0; k < low.length; k++) {
+          const swap = first[k] > second[k];
+          low[k] = swap ? second[k] : first[k];
+          high[k] = swap ? first[k] : second[k];
+        }
+      }
+      values = sorted;
     } else if (layer.kind === "relu") {
       values = values.map((a) => a.map((v) => Math.max(v, 0)));
     } else {
@@ -131,10 +138,13 @@ export function voronoiFaces(sites) {
 /** Theorem 3's |g|: the distance from (x, y) to the nearest of some faces. */
 export function distanceToFaces(faces, x, y) {
   let least = Infinity;
-  for (const f of faces) {
-    const [ox, oy] = [x - f.x, y - f.y];
+  for (let k = 0; k < faces.length; k++) {
+    const f = faces[k];
+    const ox = x - f.x;
+    const oy = y - f.y;
     const t = Math.min(Math.max(ox * f.dx + oy * f.dy, f.from), f.to);
-    const [rx, ry] = [ox - t * f.dx, oy - t * f.dy];
+    const rx = ox - t * f.dx;
+    const ry = oy - t * f.dy;
     const squared = rx * rx + ry * ry;
     if (squared < least) least = squared;
   }
@@ -144,10 +154,15 @@ export function distanceToFaces(faces, x, y) {
 export function nearestSite(sites, x, y) {
   let best = 0;
   let least = Infinity;
-  sites.forEach(([sx, sy], k) => {
-    const squared = (sx - x) ** 2 + (sy - y) ** 2;
-    if (squared < least) [best, least] = [k, squared];
-  });
+  for (let k = 0; k < sites.length; k++) {
+    const dx = sites[k][0] - x;
+    const dy = sites[k][1] - y;
+    const squared = dx * dx + dy * dy;
+    if (squared < least) {
+      best = k;
+      least = squared;
+    }
+  }
   return best;
 }
 
@@ -204,6 +219,9 @@ export function contour(field, size, level) {
   const segments = [];
   for (let r = 0; r + 1 < size; r++) {
     for (let c = 0; c + 1 < size; c++) {
+      const k = r * size + c;
+      const below = field[k] < level;
+      if (below === field[k + 1] < level && below === field[k + size] < level && below === field[k + size + 1] < level) continue;
       const corners = [
         [c, r, field[r * size + c]],
         [c + 1, r, field[r * size + c + 1]],

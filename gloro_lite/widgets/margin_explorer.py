@@ -53,7 +53,7 @@ class MarginExplorer(Widget):
             epsilon=gloro.epsilon if epsilon is None else epsilon,
             description=(
                 "Margin explorer: maps of the plane for a GloRo Net and a standard net, coloured by class and grey where bottom "
-                "wins; the grey region of the GloRo Net is a band along its boundary, the standard net's covers far more."
+                "wins, a band along each boundary; discs show how far the prediction at one point is certified."
             ),
         )
 

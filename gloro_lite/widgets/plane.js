@@ -133,10 +133,14 @@ export class Plane {
     if (this.image.width !== size) this.image.width = this.image.height = size;
     const brush = this.image.getContext("2d");
     const picture = brush.createImageData(size, size);
+    const { data } = picture;
     for (let k = 0; k < size * size; k++) {
       const isGrey = grey(k);
       const color = isGrey ? GREY : PALETTE[label(k) % PALETTE.length];
-      picture.data.set([color[0], color[1], color[2], isGrey ? 190 : 110], 4 * k);
+      data[4 * k] = color[0];
+      data[4 * k + 1] = color[1];
+      data[4 * k + 2] = color[2];
+      data[4 * k + 3] = isGrey ? 190 : 110;
     }
     brush.putImageData(picture, 0, 0);
     this.context.imageSmoothingEnabled = false;

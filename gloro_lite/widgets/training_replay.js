@@ -61,11 +61,29 @@ function render({ model, el }) {
     chart("largest K (log scale)", series("lipschitz"), true),
     chart("loss", series("loss")),
   ];
-  const text = element("p", { class: "gloro-readout", "aria-live": "polite" });
+  const text = element("p", { class: "gloro-readout" });
+  const show = (epoch) => {
+    model.set("epoch", Math.min(Math.max(epoch, 0), epochs - 1));
+    model.save_changes();
+  };
+  let playing = null;
+  const pause = () => {
+    clearInterval(playing);
+    playing = null;
+    play.textContent = "Play";
+  };
+  const play = element("button", { type: "button", class: "gloro-button" }, "Play");
+  play.addEventListener("click", () => {
+    if (playing) return pause();
+    if (model.get("epoch") >= epochs - 1) show(0);
+    play.textContent = "Pause";
+    playing = setInterval(() => (model.get("epoch") >= epochs - 1 ? pause() : show(model.get("epoch") + 1)), 200);
+  });
   const root = element(
     "div",
     { class: "gloro-widget", role: "group", "aria-label": model.get("description") },
     element("div", { class: "gloro-row" }, ...panels.map((one) => one.root)),
+    element("div", { class: "gloro-row" }, play),
     text,
     element("div", { class: "gloro-row" }, ...charts.map((one) => element("div", { class: "gloro-panel" }, one.picture))),
     element("p", { class: "gloro-hint" }, "Solid: GloRo. Dashed: standard. Move the epoch with the slider, or with the arrow keys on a map."),
@@ -74,8 +92,7 @@ function render({ model, el }) {
     plane.canvas.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!way) return;
-      model.set("epoch", Math.min(Math.max(model.get("epoch") + way * (event.shiftKey ? 5 : 1), 0), epochs - 1));
-      model.save_changes();
+      show(model.get("epoch") + way * (event.shiftKey ? 5 : 1));
       event.preventDefault();
     });
   }
@@ -96,7 +113,18 @@ function render({ model, el }) {
     Object.assign(root.dataset, { epoch, vra: row[0].vra });
   });
   for (const name of ["epoch", "epsilon"]) model.on(`change:${name}`, drawing.request);
+  // The other epochs' maps while the reader reads, so that moving the slider only draws.
+  let ahead = epochs - 1;
+  const prepare = () => {
+    if (ahead < 0) return;
+    for (const one of panels) one.at(ahead);
+    ahead -= 1;
+    later = setTimeout(prepare, 30);
+  };
+  let later = setTimeout(prepare, 500);
   return () => {
+    clearTimeout(later);
+    pause();
     for (const name of ["epoch", "epsilon"]) model.off(`change:${name}`, drawing.request);
     drawing.stop();
   };

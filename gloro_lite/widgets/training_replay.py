@@ -82,16 +82,17 @@ class TrainingReplay(Widget):
         )
 
     def with_controls(self, largest: float = 1.0) -> ipywidgets.VBox:
-        """The picture under sliders for the epoch and for epsilon, and a button that plays the epochs."""
+        """The picture under sliders for the epoch and for epsilon."""
         box = super().with_controls(largest)
-        last = len(self.gloro["history"]) - 1
         slider = ipywidgets.IntSlider(
-            value=self.epoch, min=0, max=last, description="epoch", layout={"width": "100%", "max_width": "420px"}
+            value=self.epoch,
+            min=0,
+            max=len(self.gloro["history"]) - 1,
+            description="epoch",
+            layout={"width": "100%", "max_width": "420px"},
         )
-        play = ipywidgets.Play(value=self.epoch, min=0, max=last, interval=200)
-        ipywidgets.jslink((play, "value"), (slider, "value"))
         ipywidgets.jslink((slider, "value"), (self, "epoch"))
-        return ipywidgets.VBox([ipywidgets.HBox([play, slider]), *box.children])
+        return ipywidgets.VBox([slider, *box.children])
 
     def _draw(self):
         from matplotlib import pyplot as plt

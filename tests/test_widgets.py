@@ -1,0 +1,86 @@
+"""What the widgets are given, and what they refuse. What they draw is tested in a browser, tests/book/test_widgets.py."""
+
+import pytest
+import torch
+
+pytest.importorskip("anywidget")
+
+from gloro_lite import GloroNet, MinMax
+from gloro_lite.datasets.points import blobs, moons
+from gloro_lite.fit import fit
+from gloro_lite.widgets import BottomLogit, MarginExplorer, TrainingReplay, VoronoiPlayground, export
+from gloro_lite.widgets.training_replay import Recording
+
+
+def small(classes=2, width=8, inputs=2):
+    torch.manual_seed(0)
+    return GloroNet(
+        torch.nn.Sequential(torch.nn.Linear(inputs, width), MinMax(), torch.nn.Linear(width, classes)), (inputs,), 0.2
+    )
+
+
+def test_explorer_holds_the_nets_and_calls_back():
+    x, y = moons(20)
+    gloro, standard = small(), small()
+    explorer = MarginExplorer(gloro, standard, x, y)
+    assert len(explorer.gloro_weights) == 4 * sum(p.numel() for p in gloro.parameters())
+    assert explorer.gloro["constants"] == gloro.margin_constants().tolist()
+    seen = []
+    explorer.observe(lambda change: seen.append(change["new"]), "epsilon")
+    explorer.epsilon = 0.4
+    assert seen == [0.4]
+    with pytest.raises(ValueError, match="epsilon"):
+        explorer.epsilon = -1.0
+
+
+def test_slider_is_linked():
+    box = BottomLogit().with_controls()
+    slider, view = box.children
+    assert slider.value == view.epsilon and slider.max == 1.0
+
+
+def test_stills_are_described():
+    x, y = blobs(30)
+    sites, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1, 2])
+    for widget in (MarginExplorer(small(3), small(3), x, y), BottomLogit(), VoronoiPlayground(sites, labels)):
+        html = widget.still().data
+        assert html.startswith("<noscript><img") and "data:image/png" in html and widget.description[:20] in html
+
+
+def test_replay_records_every_epoch():
+    x, y = moons(40)
+    recordings = []
+    for loss in ("cross_entropy", "standard"):
+        recording = Recording()
+        fit(small(), (x, y), epochs=3, loss=loss, progress=False, on_epoch=recording.take)
+        recordings.append(recording)
+    replay = TrainingReplay(*recordings, x, y, epsilon=0.2)
+    assert len(replay.gloro["history"]) == len(replay.gloro["constants"]) == 3
+    assert len(replay.gloro_weights) == 3 * len(recordings[0].weights[0])
+    assert replay.still().data
+    with pytest.raises(ValueError, match="0 and 3 epochs"):
+        TrainingReplay(Recording(), recordings[1], x, y, epsilon=0.2)
+
+
+def test_a_net_too_large_for_the_browser_is_refused():
+    x, y = moons(20)
+    with pytest.raises(ValueError, match=f"at most {export.MOST_PARAMETERS}"):
+        MarginExplorer(small(width=2000), small(width=2000), x, y)
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        MarginExplorer(small(inputs=3), small(inputs=3), x, y)
+    with pytest.raises(ValueError, match="2 and 3 classes"):
+        MarginExplorer(small(2), small(3), x, y)
+    odd = GloroNet(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)), (2,), 0.2)
+    with pytest.raises(TypeError, match="not Tanh"):
+        MarginExplorer(odd, odd, x, y)
+
+
+def test_bad_sites_and_bars_are_refused():
+    with pytest.raises(ValueError, match="coincide"):
+        VoronoiPlayground(torch.zeros(2, 2), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="at most 60"):
+        VoronoiPlayground(torch.rand(61, 2), torch.arange(61) % 2)
+    with pytest.raises(ValueError, match="two to six"):
+        BottomLogit(logits=[1.0], rows=[[1.0, 0.0]])
+    with pytest.raises(ValueError, match="finite"):
+        BottomLogit(logits=[1.0, float("nan")], rows=[[1.0, 0.0], [0.0, 1.0]])

@@ -1,6 +1,6 @@
-"""A browser for the rendered pages: the installed Chromium, driven by Playwright. Tests that need one are skipped without."""
+"""A browser for the rendered pages, and a server of them. Tests that need a browser are skipped where none is installed."""
 
-import shutil
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,29 +10,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 
 @pytest.fixture(scope="session")
 def browser():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium or Chrome is installed: the pages are not tested in a browser")
-    from playwright.sync_api import sync_playwright
+    from browser import executable, launched
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    if executable() is None:
+        pytest.skip("no Chromium or Chrome is installed: the pages are not tested in a browser")
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 class _Quiet(SimpleHTTPRequestHandler):

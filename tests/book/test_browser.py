@@ -6,7 +6,7 @@ import pytest
 from conftest import HTML, ROOT
 
 PAGES = re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text())
-SCREENSHOTS = ROOT / "_build" / "screenshots"
+SCREENSHOTS = ROOT / "screenshots"
 # The theme's own, on every page.
 NOT_OURS = ("Got invalid theme mode",)
 

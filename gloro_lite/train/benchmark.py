@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
-from gloro_lite.train.checkpoint import write_atomically
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED, device_name
 from gloro_lite.train.trainer import Trainer

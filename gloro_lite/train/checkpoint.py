@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 
 import torch
 
+from gloro_lite.files import write_atomically
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is damaged, or one that belongs to another run."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`; whatever stops it, a full disk too, the file there is the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); what was there before is kept") from error
 
 
 def save(path: Path, state: dict) -> None:

@@ -15,8 +15,8 @@ import torch
 from gloro_lite import serialization
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, vra_curve
+from gloro_lite.files import write_atomically
 from gloro_lite.net import Certificate
-from gloro_lite.train.checkpoint import write_atomically
 from gloro_lite.train.trainer import Trainer
 
 STORED = Path(__file__).parents[2] / "data" / "results"

@@ -1,26 +1,45 @@
-"""The benchmark images: MNIST and CIFAR-10, read through torchvision from a data root. Needs torchvision.
+"""The benchmark images, MNIST, CIFAR-10 and Tiny-ImageNet, read from a data root. Needs torchvision, Pillow and tqdm.
 
-The root is an argument, the environment variable `GLORO_DATA`, or `data/root`. What is missing there is downloaded, with its
-checksum compared.
+The root is an argument, else the environment variable `GLORO_DATA`, else `data/root`. What is missing there is downloaded and
+compared with its published checksum. The decoded images are kept in the root, in `gloro-lite/<dataset>.pt`, which later calls map
+into memory; while it is there, the published files are not read again.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-VALIDATION = {"mnist": 5000, "cifar10": 5000}
-"""Images of the training set that are held out to choose by, the same ones for every run."""
-
-_VALIDATION_SEED = 2021
+from gloro_lite.datasets import cache, published, tiny_imagenet
+from gloro_lite.datasets.published import DataError
 
 
-class DataError(RuntimeError):
-    """Benchmark data that is missing, damaged, or cannot be downloaded or written; says what to do."""
+class Info(NamedTuple):
+    """What is known of a benchmark before it is loaded: its images' shape, its classes, and the images in each split."""
+
+    shape: tuple[int, int, int]
+    """Channels, height and width."""
+    classes: int
+    train: int
+    """Images of the published training set that are trained on."""
+    validation: int
+    """Images of the published training set that are held out to choose by, the same ones for every run."""
+    test: int
+
+
+INFO = {
+    "mnist": Info((1, 28, 28), classes=10, train=55000, validation=5000, test=10000),
+    "cifar10": Info((3, 32, 32), classes=10, train=45000, validation=5000, test=10000),
+    "tiny-imagenet": Info((3, 64, 64), classes=200, train=90000, validation=10000, test=10000),
+}
+"""Every benchmark, by the name that `load` takes."""
+
+_SPLIT_SEED = 2021
 
 
 class Images(NamedTuple):
@@ -40,71 +59,55 @@ class Benchmark(NamedTuple):
 
 def data_root(root: str | Path | None = None) -> Path:
     """Where the images lie: `root`, else `$GLORO_DATA`, else `data/root`."""
-    return Path(root or os.environ.get("GLORO_DATA") or "data/root")
-
-
-def _import_datasets():
-    """torchvision.datasets, also where torchvision was built for another torch.
-
-    Importing torchvision declares metadata for its compiled operators `nms` and `qnms`; where its library cannot be loaded (the
-    CUDA build beside a CPU torch) that fails, although reading data sets needs neither. Declaring the two is enough.
-    """
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise DataError("reading benchmark images needs torchvision: pip install 'gloro-lite[train]'") from error
-    except RuntimeError:
-        import sys
-
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        global _operators  # torch forgets the operators with the object that declared them
-        _operators = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from torchvision import datasets
-    return datasets
-
-
-def _is_there(dataset: str, root: Path) -> bool:
-    return (root / {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[dataset]).is_dir()
+    return Path(root or os.environ.get("GLORO_DATA") or "data/root").expanduser()
 
 
 def load(dataset: str, root: str | Path | None = None, *, download: bool = True) -> Benchmark:
-    """Load "mnist" or "cifar10", whole, as uint8.
+    """Load a benchmark, whole, as uint8.
+
+    The first call decodes the published files, which takes from a second (MNIST) to about a minute (Tiny-ImageNet), and leaves a
+    cache. Later calls map the cache into memory. Where it cannot be written, there is a warning, and each call decodes.
 
     Args:
+        dataset: a key of `INFO`. The test set of "tiny-imagenet" is its published validation set, as in the paper.
         root: see `data_root`.
         download: fetch what is missing.
 
-    Raises ValueError for another name, and DataError where the files are missing, damaged or cannot be fetched.
+    Raises ValueError for another name, and DataError where the published files are missing, truncated, altered or cannot be
+    fetched.
     """
-    if dataset not in VALIDATION:
-        raise ValueError(f"dataset must be one of {', '.join(VALIDATION)}; not {dataset!r}")
-    root = data_root(root)
-    if not download and not _is_there(dataset, root):
-        raise DataError(f"{dataset} is not in {root}: set GLORO_DATA to the folder that holds it, or allow the download")
-    kind = {"mnist": "MNIST", "cifar10": "CIFAR10"}[dataset]
-    reader = getattr(_import_datasets(), kind)
-    try:
-        parts = [reader(root, train=train, download=download and not _is_there(dataset, root)) for train in (True, False)]
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{kind} cannot be read from {root} ({error}). Delete its folder there and run again with network access, which "
-            f"downloads it anew, or set GLORO_DATA to a folder that holds it"
-        ) from error
-    train, test = (_tensors(part) for part in parts)
-    for images, expected in ((train, {"mnist": 60000, "cifar10": 50000}[dataset]), (test, 10000)):
-        if len(images.x) != expected or len(images.y) != expected:
-            raise DataError(
-                f"{kind} in {root} holds {len(images.x)} images where {expected} are expected: delete it and run again"
-            )
-    order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(_VALIDATION_SEED))
-    held_out, rest = order[: VALIDATION[dataset]], order[VALIDATION[dataset] :]
-    return Benchmark(Images(train.x[rest], train.y[rest]), Images(train.x[held_out], train.y[held_out]), test)
+    if dataset not in INFO:
+        raise ValueError(f"dataset must be one of {', '.join(INFO)}; not {dataset!r}")
+    root, info = data_root(root), INFO[dataset]
+    path = root / "gloro-lite" / f"{dataset}.pt"
+    key = {"format": 1, "dataset": dataset, "split_seed": _SPLIT_SEED, **info._asdict()}
+    tensors = cache.load(path, key)
+    if tensors is None:
+        try:
+            tensors = _read(dataset, root, download)
+        except OSError as error:
+            raise DataError(f"{dataset} cannot be read from {root} ({error}): see that its files there are readable") from error
+        try:
+            cache.save(path, key, tensors)
+        except OSError as error:
+            warnings.warn(f"{dataset} is loaded, but not kept decoded for the next time: {error}", stacklevel=2)
+        else:
+            tensors = cache.load(path, key) or tensors  # mapped, so that the decoded copy's memory is free again
+    x, y, held_out = tensors["train_x"], tensors["train_y"], info.validation
+    return Benchmark(
+        train=Images(x[held_out:], y[held_out:]),
+        validation=Images(x[:held_out], y[:held_out]),
+        test=Images(tensors["test_x"], tensors["test_y"]),
+    )
 
 
-def _tensors(part) -> Images:
-    x = torch.as_tensor(part.data)
-    x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
-    return Images(x.contiguous(), torch.as_tensor(part.targets).long())
+def _read(dataset: str, root: Path, download: bool) -> dict[str, Tensor]:
+    """The published images, in the order in which the validation split comes first: the splits are then slices, not copies."""
+    info = INFO[dataset]
+    order = torch.randperm(info.train + info.validation, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    if dataset == "tiny-imagenet":
+        train, test = tiny_imagenet.read(root, order, classes=info.classes, test=info.test, download=download)
+    else:
+        reader = {"mnist": published.mnist, "cifar10": published.cifar10}[dataset]
+        train, test = reader(root, order, download=download)
+    return {"train_x": train[0], "train_y": train[1], "test_x": test[0], "test_y": test[1]}

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from gloro_lite import losses
-from gloro_lite.bottom import bottom_logit, certified_radius, check_epsilon
+from gloro_lite.bottom import certified_radius, check_epsilon
 from gloro_lite.net import GloroNet
-
-LOSSES = ("standard", "cross_entropy", "trades", "emma")
 
 
 class Epoch(NamedTuple):
@@ -42,20 +40,6 @@ def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) ->
     return start ** (1 - min(progress / growth, 1.0))
 
 
-def batch_loss(net: GloroNet, x: Tensor, y: Tensor, loss: str, epsilon: float, weight: float = 1.0) -> Tensor:
-    """The loss of one batch at a training epsilon: "standard", "cross_entropy", "trades" or "emma" (see `gloro_lite.losses`)."""
-    logits = net.logits(x)
-    if loss == "standard":
-        return losses.cross_entropy(logits, y)
-    constants = net.estimate()
-    if loss == "emma":
-        return losses.emma(logits, y, constants, epsilon)
-    outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
-    if loss == "trades":
-        return losses.trades(outputs, y, weight)
-    return losses.cross_entropy(outputs, y)
-
-
 def fit(
     net: GloroNet,
     train: tuple[Tensor, Tensor],
@@ -75,8 +59,8 @@ def fit(
 
     Args:
         train, validation: inputs ``(n, *net.input_shape)`` and labels (n,).
-        loss: one of `LOSSES`; "standard" trains without bottom.
-        weight: lambda of "trades".
+        loss: one of `gloro_lite.losses.LOSSES`; "standard" trains without bottom.
+        weight: lambda of "trades", q of "generalised".
         train_epsilon: the epsilon that training ends with; the net's own by default. A little more than that helps.
         rate: peak learning rate.
         seed: of the order of the batches. (Seed torch before the network is built for its weights.)
@@ -88,8 +72,6 @@ def fit(
     Raises ValueError for an unknown loss, no epochs, labels that are no classes, and a loss that is NaN (with the step).
     """
     x, y = train
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {loss!r}")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     if len(x) != len(y) or not len(x) or y.min() < 0 or y.max() >= net.classes:
@@ -108,7 +90,8 @@ def fit(
             done = (epoch + (step + 1) / steps) / epochs
             epsilon = goal * growing_epsilon(done)
             optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
-            value = batch_loss(net, x[rows], y[rows], loss, epsilon, weight)
+            constants = None if loss == "standard" else net.estimate()
+            value = losses.by_name(loss, net.logits(x[rows]), y[rows], constants, epsilon, weight)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

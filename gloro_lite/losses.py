@@ -6,10 +6,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloro_lite.bottom import bottom_logit
+
+LOSSES = ("standard", "cross_entropy", "generalised", "trades", "trades_ce", "emma")
+"""The names that `by_name` knows."""
+
+
+def by_name(
+    name: str, logits: Tensor, labels: Tensor, constants: Tensor | None, epsilon: float | Tensor, weight: float = 1.0
+) -> Tensor:
+    """The loss of one batch by its name, one of `LOSSES`.
+
+    Args:
+        name: "standard" is the cross-entropy of the logits, without bottom; the others are the functions of this file.
+        logits: (batch, classes).
+        labels: (batch,).
+        constants: (classes, classes), see `gloro_lite.bottom.margin_constants`; "standard" does not look at it.
+        epsilon: the training epsilon, in input units.
+        weight: lambda of "trades" and "trades_ce", q of "generalised".
+
+    Raises ValueError for another name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+    if name == "standard":
+        return F.cross_entropy(logits, labels)
+    if name == "emma":
+        return emma(logits, labels, constants, epsilon)
+    outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
+    if name == "cross_entropy":
+        return cross_entropy(outputs, labels)
+    if name == "generalised":
+        return generalised_cross_entropy(outputs, labels, weight)
+    return trades(outputs, labels, weight, "ce" if name == "trades_ce" else "kl")
+
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy over the classes and bottom, which is never the correct answer (Section 2.3)."""
     return F.cross_entropy(outputs, labels)
+
+
+def generalised_cross_entropy(outputs: Tensor, labels: Tensor, q: float) -> Tensor:
+    """(1 - p^q) / q with p the softmax output of the true class, bottom among the others [Zhang, Sabuncu 2018].
+
+    It is the cross-entropy as q goes to 0 and 1 - p at q = 1. Its gradient is the cross-entropy's times p^q: inputs that cannot
+    be certified, whose p is small, leave the network's capacity to those that can.
+
+    Args:
+        q: in [0, 1]; 0 gives the cross-entropy itself.
+    """
+    losses = F.cross_entropy(outputs, labels, reduction="none")
+    if q > 0:
+        losses = -torch.expm1(-q * losses) / q
+    return losses.mean()
 
 
 def trades(outputs: Tensor, labels: Tensor, weight: float, kind: str = "kl") -> Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.datasets import digits, points
 from gloro_lite.evaluate import evaluate
-from gloro_lite.fit import LOSSES, fit, growing_epsilon, warmup_then_cosine
+from gloro_lite.fit import fit, growing_epsilon, warmup_then_cosine
+from gloro_lite.losses import LOSSES
 
 
 def net_and_data(seed=0):
@@ -65,7 +66,7 @@ def test_validation_and_callback():
 
 def test_bad_input():
     net, (x, y) = net_and_data()
-    with pytest.raises(ValueError, match="standard, cross_entropy, trades, emma"):
+    with pytest.raises(ValueError, match="standard, cross_entropy, generalised, trades"):
         fit(net, (x, y), loss="hinge", progress=False)
     with pytest.raises(ValueError, match="at least 1"):
         fit(net, (x, y), epochs=0, progress=False)

@@ -55,3 +55,38 @@ def test_emma_has_the_gradient_of_the_constants():
     constants = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     losses.emma(torch.randn(6, 3), torch.randint(0, 3, (6,)), constants, 0.5).backward()
     assert rows.grad.isfinite().all() and rows.grad.abs().sum() > 0
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]))
+def test_generalised_cross_entropy_is_its_definition_between_two_known_losses(seed, q):
+    torch.manual_seed(seed)
+    outputs = (3 * torch.randn(7, 5, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(0, 4, (7,))
+    p = outputs.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    expected = ((1 - p**q) / q).mean() if q else -p.log().mean()
+    found = losses.generalised_cross_entropy(outputs, labels, q)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
+    # Its gradient is the cross-entropy's, weighted by p^q.
+    (gradient,) = torch.autograd.grad(found, outputs)
+    (weighted,) = torch.autograd.grad(-(p.detach() ** q * p.log()).mean(), outputs)
+    assert torch.allclose(gradient, weighted, atol=1e-12)
+
+
+def test_by_name_gives_each_loss():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.randint(0, 3, (6,))
+    constants = torch.rand(3, 3)
+    outputs = torch.cat((logits, bottom_logit(logits, constants, 0.5)[:, None]), dim=1)
+    expected = {
+        "standard": torch.nn.functional.cross_entropy(logits, labels),
+        "cross_entropy": losses.cross_entropy(outputs, labels),
+        "generalised": losses.generalised_cross_entropy(outputs, labels, 0.7),
+        "trades": losses.trades(outputs, labels, 0.7),
+        "trades_ce": losses.trades(outputs, labels, 0.7, "ce"),
+        "emma": losses.emma(logits, labels, constants, 0.5),
+    }
+    assert set(expected) == set(losses.LOSSES)
+    for name, value in expected.items():
+        assert losses.by_name(name, logits, labels, constants, 0.5, 0.7) == value
+    with pytest.raises(ValueError, match="loss must be one of standard, cross_entropy"):
+        losses.by_name("hinge", logits, labels, constants, 0.5)

@@ -1,4 +1,7 @@
-"""The command line: `python -m gloro_lite.train --recipe mnist-0.3`."""
+"""The command line: `python -m gloro_lite.train --recipe mnist-0.3`.
+
+On several GPUs of a machine: `torchrun --nproc-per-node 2 -m gloro_lite.train --recipe cifar10`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import math
 import signal
 import sys
 import typing
+
+import torch
 
 from gloro_lite.datasets import benchmarks
 from gloro_lite.train.checkpoint import CheckpointError
@@ -21,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m gloro_lite.train", description="Train a recipe and certify the test set.")
     p.add_argument("--recipe", required=True, metavar="NAME", help=f"one of: {', '.join(RECIPES)}")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+    p.add_argument("--device", help="cpu, cuda or mps (default: cuda where there is a GPU for it, else cpu)")
     p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
     p.add_argument("--output", metavar="DIR", help="folder of this run (default: data/results/<recipe>/seed-<n>)")
     p.add_argument("--max-seconds", type=float, default=math.inf, metavar="S", help="stop in time, with a checkpoint")
@@ -50,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             recipe,
             options["output"],
             seed=options["seed"],
-            device=options["device"],
+            device=options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"),
             root=options["data"],
             max_seconds=options["max_seconds"],
             compiled=not options["no_compile"],
@@ -61,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last full epoch")
         return 130
-    except (ValueError, OSError, benchmarks.DataError, CheckpointError) as error:
+    except (ValueError, OSError, MemoryError, benchmarks.DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"test accuracy {result['test_accuracy']:.4f}, verified at {recipe.epsilon:.4g}: {result['test_vra']:.4f}")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, vra_curve
 from gloro_lite.files import write_atomically
 from gloro_lite.net import Certificate
+from gloro_lite.train import distributed
 from gloro_lite.train.trainer import Trainer
 
 STORED = Path(__file__).parents[2] / "data" / "results"
@@ -29,7 +31,7 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 def write(trainer: Trainer, test: Images) -> dict:
     """Certify the test set with the net of the chosen epoch and write `result.json`, `model.safetensors`, `history.csv` and
     `certificates.csv` (index, label, prediction, radius: one row an image) into the trainer's folder; returns what is in
-    `result.json`. Accuracies are fractions, by the certified bound in float64.
+    `result.json`. Accuracies are fractions, by the certified bound in float64; memory is in bytes.
     """
     net, recipe, folder = trainer.net.cpu().to(memory_format=torch.contiguous_format), trainer.recipe, trainer.folder
     x, y = test.x.cpu().float() / 255, test.y.cpu()
@@ -57,10 +59,13 @@ def write(trainer: Trainer, test: Images) -> dict:
         "last_epoch": {"test_accuracy": _accuracy(last_certificate, y), "test_vra": _vra(last_certificate, y)},
         "epochs": recipe.epochs,
         "seconds_per_epoch": trainer.seconds / recipe.epochs,
+        "peak_memory_per_instance": peak_memory(trainer.device) / recipe.batch_size,
         "device": device_name(trainer.device),
+        "processes": distributed.count(),
         "threads": torch.get_num_threads(),
         "compiled": trainer.compiled,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "safetensors")}
+        | {"python": platform.python_version()},
         "settings": dataclasses.asdict(recipe),
     }
     serialization.save(net, folder / "model.safetensors")
@@ -86,6 +91,16 @@ def _csv(header, rows) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that was in use so far, in bytes: of tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def device_name(device: torch.device) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from gloro_lite.datasets import benchmarks
-from gloro_lite.train import results
+from gloro_lite.train import distributed, results
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.trainer import Trainer
 
@@ -20,13 +21,17 @@ def train(
     root: str | Path | None = None,
     max_seconds: float = math.inf,
     compiled: bool = True,
+    on_epoch: Callable[[list[dict]], object] | None = None,
 ) -> dict:
     """Train a recipe, certify the test set, and write the results; goes on from a checkpoint in `folder` if there is one.
+
+    Under `torchrun` all its processes call this together, on a GPU each or on the CPU; the first writes the files.
 
     Args:
         folder: of this run; `data/results/<recipe>/seed-<n>` of the checkout by default.
         root: of the images, see `gloro_lite.datasets.benchmarks.data_root`.
         compiled: see `Trainer`.
+        on_epoch: see `Trainer.run`.
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
 
@@ -35,9 +40,14 @@ def train(
     folder = Path(folder) if folder else results.STORED / recipe.name / f"seed-{seed}"
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
-    data = benchmarks.load(recipe.dataset, root)
-    trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
-    trainer.run(max_seconds=max_seconds)
-    result = results.write(trainer, data.test)
-    trainer.checkpoint_path.unlink()
+    device = distributed.start(device)
+    try:
+        data = benchmarks.load(recipe.dataset, root)
+        trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
+        trainer.run(max_seconds=max_seconds, on_epoch=on_epoch)
+        result = results.write(trainer, data.test) if distributed.is_first() else None
+        result = distributed.agree(result)
+    finally:
+        distributed.stop()
+    trainer.checkpoint_path.unlink(missing_ok=True)
     return result

@@ -6,38 +6,40 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from gloro_lite import losses, networks
-from gloro_lite.bottom import bottom_logit, certified_radius, margin_constants
+from gloro_lite.bottom import certified_radius, margin_constants
 from gloro_lite.datasets.benchmarks import Benchmark, Images
-from gloro_lite.fit import growing_epsilon, warmup_then_cosine
 from gloro_lite.net import GloroNet
-from gloro_lite.train import checkpoint
+from gloro_lite.train import checkpoint, distributed
+from gloro_lite.train.augment import AUGMENTATIONS, augment
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
 
 
 class TrainingStopped(Exception):
-    """The time limit or an interrupt ended a run early; its checkpoint is written, and the same command goes on from there."""
+    """The time limit ended a run early; its checkpoint is written, and the same command goes on from there."""
 
 
 class Trainer:
     """One run of a recipe: `run()` trains to the end, from the checkpoint in `folder` if there is one.
 
-    The order of the images depends on seed and epoch alone, so on a CPU an interrupted run ends with the same bits as one that
-    was not.
+    The order of the images and their augmentation depend on seed and epoch alone, so on a CPU an interrupted run ends with the
+    same bits as one that was not. Under `torchrun` the processes share each batch and end with the same weights.
 
     Args:
         recipe: see `gloro_lite.train.recipes`.
         data: the benchmark's splits.
         folder: where the checkpoint is kept, after each epoch.
         device: "cpu", "cuda", "mps".
-        compiled: have `torch.compile` fuse the network's steps, where it finds a compiler. Worth it from some minutes on.
+        compiled: have `torch.compile` fuse the network's steps, where it finds a compiler; on a GPU it captures them in CUDA
+            graphs too. Worth it from some minutes on.
 
     Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run.
     """
@@ -49,6 +51,8 @@ class Trainer:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {device!r} is not there ({error}): leave --device out, or give cpu") from error
+        if recipe.batch_size < distributed.count():
+            raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.count()} processes")
         self.recipe, self.seed, self.device = recipe, seed, torch.device(device)
         self.folder = Path(folder)
         self.train, self.validation = (Images(part.x.to(device), part.y.to(device)) for part in (data.train, data.validation))
@@ -58,15 +62,23 @@ class Trainer:
         self.net = GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
         self.net.to(self.device, memory_format=torch.channels_last)
         self.compiled = compiled and _compiler_works(self.device)
-        self._forward = torch.compile(self.net.network, dynamic=False) if self.compiled else self.net.network
+        network = self.net.network
+        if self.compiled:
+            # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
+            network = torch.compile(network, dynamic=False, mode="reduce-overhead" if self.device.type == "cuda" else None)
+        self._forward = distributed.wrap(network)
         self.sphere = SpectralSphere(self.net) if recipe.optimizer == "muon" else None
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
         self.seconds = 0.0
-        if self.checkpoint_path.exists():
-            self._restore(checkpoint.load(self.checkpoint_path, self._run()))
+        state = None
+        if distributed.is_first() and self.checkpoint_path.exists():
+            state = checkpoint.load(self.checkpoint_path, self._run())
+        state = distributed.agree(state)
+        if state is not None:
+            self._restore(state)
 
     @property
     def checkpoint_path(self) -> Path:
@@ -75,7 +87,7 @@ class Trainer:
     def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         """The optimizers, each with its peak rate."""
         if self.sphere is None:
-            return [(torch.optim.Adam(self.net.parameters(), lr=0.0), self.recipe.rate)]
+            return [(self._adam(self.net.parameters()), self.recipe.rate)]
         # Muon takes matrices: kernels as (out, in k k), views of the same memory. The order of columns is nothing to it.
         self._matrices = []
         for weight in self.sphere.weights:
@@ -87,8 +99,11 @@ class Trainer:
         rest = [p for p in self.net.parameters() if id(p) not in body]
         return [
             (torch.optim.Muon(self._matrices, lr=0.0, weight_decay=0.0), self.recipe.rate),
-            (torch.optim.Adam(rest, lr=0.0), self.recipe.head_rate),
+            (self._adam(rest), self.recipe.head_rate),
         ]
+
+    def _adam(self, parameters) -> torch.optim.Adam:
+        return torch.optim.Adam(parameters, lr=0.0, fused=self.device.type == "cuda")
 
     def _run(self) -> dict:
         return {**dataclasses.asdict(self.recipe), "seed": self.seed}
@@ -101,6 +116,8 @@ class Trainer:
         self.seconds = state["seconds"]
 
     def _save(self) -> None:
+        if not distributed.is_first():
+            return
         state = {
             "run": self._run(),
             "net": self.net.state_dict(),
@@ -112,21 +129,31 @@ class Trainer:
         }
         checkpoint.save(self.checkpoint_path, state)
 
-    def run(self, *, max_seconds: float = math.inf, progress: bool = True) -> None:
+    def run(
+        self,
+        *,
+        max_seconds: float = math.inf,
+        progress: bool = True,
+        on_epoch: Callable[[list[dict]], object] | None = None,
+    ) -> None:
         """Train to the last epoch.
 
         Args:
             max_seconds: stop after the epoch that could be the last to fit.
+            progress: draw a progress bar.
+            on_epoch: called with the history after each epoch, to draw curves, say.
 
         Raises TrainingStopped at the time limit, ValueError where the loss is no longer finite (the checkpoint keeps the state
-        before that epoch).
+        before that epoch), and MemoryError, which names a batch that fits, where this one does not.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        bar = _bar(self.recipe.epochs, len(self.history), progress)
+        first = distributed.is_first()
+        bar = tqdm(total=self.recipe.epochs, initial=len(self.history), unit="epoch", disable=not (progress and first))
         longest = 0.0
         for epoch in range(len(self.history), self.recipe.epochs):
-            if time.perf_counter() - began + longest > max_seconds:
+            if distributed.agree(time.perf_counter() - began + longest > max_seconds):
+                bar.close()
                 raise TrainingStopped(f"stopped at the time limit after {epoch} of {self.recipe.epochs} epochs")
             start = time.perf_counter()
             row = self._epoch(epoch)
@@ -138,6 +165,8 @@ class Trainer:
             self.seconds += time.perf_counter() - start
             longest = max(longest, time.perf_counter() - start)
             self._save()
+            if on_epoch is not None and first:
+                on_epoch(self.history)
             bar.set_postfix_str(
                 f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, "
                 f"K {row['lipschitz']:.3g}, {len(self.train.x) / row['seconds']:.0f} images/s"
@@ -148,30 +177,33 @@ class Trainer:
     def start_epoch(self) -> None:
         """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
         self.net.train()
+        # Rounding may differ between devices: what the processes have in common is made equal again.
+        distributed.synchronise([*self.net.parameters(), *self.net.buffers()])
         if self.sphere is None:
             self.net.converge()
         else:
             self.sphere.converge()
 
-    def step(self, images: Tensor, labels: Tensor, epsilon: float, scale: float) -> Tensor:
-        """One training step on a batch, (b, channels, height, width) uint8 and (b,); returns its loss, still on the device.
+    def step(self, images: Tensor, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
+        """One training step on a batch; returns its mean loss, still on the device.
 
         Args:
-            epsilon: the training epsilon of this step.
-            scale: the learning rates as a fraction of their peaks.
+            images: (b, channels, height, width) float in [0, 1], and their labels, (b,).
+            progress: the fraction of training that is done, for the schedules.
+            share: what this process's mean loss counts in the average over all, see `distributed.share`.
         """
         if self.sphere is not None:
             self.sphere.retract()
-        loss = self._loss(images, labels, epsilon)
+        loss = self._loss(images, labels, progress)
         self.net.zero_grad()
-        loss.backward()
+        (share * loss).backward()
         if self.sphere is not None:
             self.sphere.project()
             for matrix, weight in zip(self._matrices, self.sphere.weights, strict=True):
                 matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
         for optimizer, peak in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = peak * scale
+                group["lr"] = peak * self.recipe.rate_scale(progress)
             optimizer.step()
         return loss.detach()
 
@@ -179,58 +211,95 @@ class Trainer:
         recipe, count = self.recipe, len(self.train.x)
         steps = math.ceil(count / recipe.batch_size)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator).to(self.device)
+        order = torch.randperm(count, generator=generator)
+        noise = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
         self.start_epoch()
-        total = torch.zeros((), device=self.device, dtype=torch.float64 if self.device.type != "mps" else torch.float32)
+        total = torch.zeros((), device=self.device, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
         failed = torch.full((), steps, device=self.device)  # first step whose loss is not finite; read once, after the epoch
-        for step, rows in enumerate(order.split(recipe.batch_size)):
-            done = (epoch + (step + 1) / steps) / recipe.epochs
-            epsilon = recipe.train_epsilon * growing_epsilon(done, growth=recipe.epsilon_growth)
-            scale = warmup_then_cosine(done, recipe.warmup)
-            loss = self.step(self.train.x[rows], self.train.y[rows], epsilon, scale)
-            total += loss * len(rows)
+        for step, rows in enumerate(order.to(self.device).split(recipe.batch_size)):
+            images, labels = self._pixels(self.train.x[rows]), self.train.y[rows]
+            if recipe.augmentation != "none":
+                images = augment(images, AUGMENTATIONS[recipe.augmentation], noise)
+            (images, labels), share = distributed.share(images, labels)
+            try:
+                loss = self.step(images, labels, (epoch + (step + 1) / steps) / recipe.epochs, share)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                loss = None
+            if loss is None:  # outside the except clause, whose traceback holds on to the step's tensors
+                raise MemoryError(self._what_fits(images, labels))
+            total += loss * (share * len(rows) / distributed.count())
             failed = torch.where(loss.isfinite(), failed, failed.clamp_max(step))
+        distributed.add(total)
+        distributed.least(failed)
         if int(failed) < steps:
             raise ValueError(
                 f"the loss is not finite at step {int(failed)} of epoch {epoch}: try a smaller rate than {recipe.rate}; "
                 f"the state before that epoch is kept in {self.checkpoint_path}"
             )
         self.start_epoch()
-        return {"epoch": epoch, "loss": total.item() / count, **self._validate(), "epsilon": epsilon}
+        progress = (epoch + 1) / recipe.epochs
+        row = {"epoch": epoch, "loss": total.item() / count, **self._validate(), "epsilon": recipe.epsilon_at(progress)}
+        return row | {"rate": recipe.rate * recipe.rate_scale(progress)}
 
-    def _logits(self, images: Tensor) -> Tensor:
-        x = images.to(memory_format=torch.channels_last).float() / 255
-        autocast = (
-            torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bfloat16" else contextlib.nullcontext()
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.to(memory_format=torch.channels_last).float() / 255
+
+    def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
+        recipe = self.recipe
+        reduced = recipe.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
+            logits = self._forward(images)
+        if recipe.loss == "standard":
+            constants = None
+        else:
+            constants = self.net.estimate() if self.sphere is None else margin_constants(self.net.head.weight, 1.0)
+        return losses.by_name(
+            recipe.loss, logits.float(), labels, constants, recipe.epsilon_at(progress), recipe.weight_at(progress)
         )
-        with autocast:
-            logits = self._forward(x)
-        return logits.float()
 
-    def _loss(self, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        logits = self._logits(images)
-        if self.recipe.loss == "standard":
-            return F.cross_entropy(logits, labels)
-        constants = self.net.estimate() if self.sphere is None else margin_constants(self.net.head.weight, 1.0)
-        if self.recipe.loss == "emma":
-            return losses.emma(logits, labels, constants, epsilon)
-        outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
-        if self.recipe.loss == "trades":
-            return losses.trades(outputs, labels, self.recipe.loss_weight)
-        return losses.cross_entropy(outputs, labels)
+    def _what_fits(self, images: Tensor, labels: Tensor) -> str:
+        """What to say when a step has run out of memory: the largest half, quarter, ... of the batch that does not."""
+        size = len(images)
+        while size > 1:
+            size //= 2
+            self.net.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self._loss(images[:size], labels[:size], 1.0).backward()
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            else:
+                fits = f"a batch of {size * distributed.count()} fits: --batch-size {size * distributed.count()}"
+                break
+        else:
+            fits = "not even one image fits: take a machine with more memory"
+        return f"out of memory on {self.device} at a batch of {self.recipe.batch_size}; {fits}"
 
     @torch.no_grad()
     def _validate(self) -> dict:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
         constants = self.net.estimate()
-        right = verified = 0
-        for x, y in zip(self.validation.x.split(1000), self.validation.y.split(1000), strict=True):
-            logits = self.net.network(x.to(memory_format=torch.channels_last).float() / 255)
-            correct = logits.argmax(dim=1) == y
-            right += int(correct.sum())
-            verified += int((correct & (certified_radius(logits, constants) > self.recipe.epsilon)).sum())
-        count = len(self.validation.y)
-        return {"accuracy": right / count, "vra": verified / count, "lipschitz": constants.max().item()}
+        counts = torch.zeros(2, dtype=torch.int64, device=self.device)
+        (x, y), share = distributed.share(self.validation.x, self.validation.y)
+        for images, labels in zip(x.split(1000), y.split(1000), strict=True):
+            logits = self.net.network(self._pixels(images))
+            correct = logits.argmax(dim=1) == labels
+            # Radii are computed in float64, which an Apple GPU does not have.
+            radius = certified_radius(*(t.cpu() if self.device.type == "mps" else t for t in (logits, constants)))
+            verified = correct & (radius > self.recipe.epsilon).to(correct.device)
+            counts += torch.stack((correct.sum(), verified.sum())) * (share > 0)
+        distributed.add(counts)
+        right, verified = (count / len(self.validation.y) for count in counts.tolist())
+        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU it is a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _compiler_works(device: torch.device) -> bool:
@@ -241,21 +310,3 @@ def _compiler_works(device: torch.device) -> bool:
         print(f"training without torch.compile, which is slower: {str(error).splitlines()[0]}")
         return False
     return True
-
-
-class _NoBar:
-    """Stands in for tqdm where no bar is wanted."""
-
-    def set_postfix_str(self, text: str) -> None: ...
-
-    def update(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _bar(total: int, done: int, wanted: bool):
-    if not wanted:
-        return _NoBar()
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, initial=done, unit="epoch")

@@ -44,22 +44,27 @@ def test_stills_are_described():
     sites, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1, 2])
     for widget in (MarginExplorer(small(3), small(3), x, y), BottomLogit(), VoronoiPlayground(sites, labels)):
         html = widget.still().data
-        assert html.startswith("<noscript><img") and "data:image/png" in html and widget.description[:20] in html
+        assert html.startswith("<noscript") and "data:image/png" in html and widget.description[:20] in html
 
 
 def test_replay_records_every_epoch():
     x, y = moons(40)
     recordings = []
     for loss in ("cross_entropy", "standard"):
-        recording = Recording()
-        fit(small(), (x, y), epochs=3, loss=loss, progress=False, on_epoch=recording.take)
+        recording = Recording(x, y)
+        net = small()
+        fit(net, (x, y), epochs=3, loss=loss, progress=False, on_epoch=recording.take)
         recordings.append(recording)
-    replay = TrainingReplay(*recordings, x, y, epsilon=0.2)
+    replay = TrainingReplay(*recordings, epsilon=0.2)
     assert len(replay.gloro["history"]) == len(replay.gloro["constants"]) == 3
     assert len(replay.gloro_weights) == 3 * len(recordings[0].weights[0])
+    with torch.no_grad():
+        logits = net.logits(x)
+    margin = torch.where(y == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
+    assert replay.standard["history"][-1]["margin"] == pytest.approx(margin.median().item(), rel=1e-5)
     assert replay.still().data
     with pytest.raises(ValueError, match="0 and 3 epochs"):
-        TrainingReplay(Recording(), recordings[1], x, y, epsilon=0.2)
+        TrainingReplay(Recording(x, y), recordings[1], epsilon=0.2)
 
 
 def test_a_net_too_large_for_the_browser_is_refused():
@@ -84,3 +89,7 @@ def test_bad_sites_and_bars_are_refused():
         BottomLogit(logits=[1.0], rows=[[1.0, 0.0]])
     with pytest.raises(ValueError, match="finite"):
         BottomLogit(logits=[1.0, float("nan")], rows=[[1.0, 0.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="site 1 holds NaN"):
+        VoronoiPlayground(torch.tensor([[0.0, 0.0], [torch.inf, 1.0]]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="two different labels"):
+        VoronoiPlayground(torch.eye(2), torch.tensor([1, 1]))

@@ -101,10 +101,9 @@ def _copy_require(package: Path, target: Path) -> None:
 
 
 def _copy_manager(package: Path, target: Path) -> None:
-    for path in (package / "dist").iterdir():
-        if (
-            path.suffix == ".js"
-        ):  # its icon font is for controls that the book does not use
+    # Its style sheet claims the theme's icons too, so it needs its icon font, in the one format that every browser reads.
+    for pattern in ("*-amd.js", "*.woff2"):
+        for path in (package / "dist").glob(pattern):
             shutil.copy(path, target)
 
 
@@ -152,9 +151,9 @@ def use_local_assets(app: Sphinx, config: Config) -> None:
         require = "require/require.js"
     else:
         require = f"{CDN}/requirejs@{REQUIRE.version}/require.js"
-    if provide("manager", MANAGER, _copy_manager):
-        manager = "manager/embed-amd.js"
-        paths = {"@jupyter-widgets/html-manager/dist": 'base + "/../manager"'}
+    if provide("html-manager", MANAGER, _copy_manager):
+        manager = "html-manager/embed-amd.js"
+        paths = {"@jupyter-widgets/html-manager/dist": 'base + "/../html-manager"'}
     else:
         manager = f"{CDN}/{MANAGER.name}@{MANAGER.version}/dist/embed-amd.js"
         paths = {}

@@ -34,8 +34,8 @@ class Widget(anywidget.AnyWidget):
     def _check_epsilon(self, proposal) -> float:
         return check_epsilon(proposal["value"])
 
-    def with_controls(self, largest: float = 1.0) -> ipywidgets.VBox:
-        """The picture under a slider for epsilon, up to `largest`; the two stay linked without a kernel."""
+    def with_controls(self, largest: float = 1.0):
+        """An ipywidgets VBox: a slider for epsilon, up to `largest`, over the picture; the two stay linked without a kernel."""
         slider = ipywidgets.FloatSlider(
             value=self.epsilon, min=0.01, max=largest, step=0.01, description="ε", layout={"width": "100%", "max_width": "420px"}
         )
@@ -57,7 +57,7 @@ class Widget(anywidget.AnyWidget):
         plt.close(figure)
         picture = base64.b64encode(buffer.getvalue()).decode()
         alt = html.escape(self.description, quote=True)
-        return HTML(f'<noscript><img class="gloro-still" alt="{alt}" src="data:image/png;base64,{picture}"></noscript>')
+        return HTML(f'<noscript class="gloro-noscript"><img class="gloro-still" alt="{alt}" src="data:image/png;base64,{picture}"></noscript>')
 
 
 def frame(points, margin: float = 0.3) -> dict[str, float]:

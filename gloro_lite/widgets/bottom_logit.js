@@ -121,7 +121,8 @@ function render({ model, el }) {
     const rows = model.get("rows");
     const epsilon = model.get("epsilon");
     const top = argmax(values);
-    const both = [false, true].map((tight) => bottomLogit(values, marginConstants(rows, tight), epsilon));
+    const tables = [false, true].map((tight) => marginConstants(rows, tight));
+    const both = tables.map((table) => bottomLogit(values, table, epsilon));
     [...values, ...both].forEach((value, i) => {
       // A bar that would leave the picture ends at its edge; its number does not.
       const y = Math.min(Math.max(yOf(value), 4), HEIGHT - 16);
@@ -144,9 +145,15 @@ function render({ model, el }) {
       arrows[i].name.setAttribute("x", Math.min(x + 11, WIDTH - 18));
       arrows[i].name.setAttribute("y", y + 4);
     });
-    const say = (bottom) => (values[top] > bottom ? `class ${top} wins` : "⊥ wins");
-    text.textContent = `With Kᵢ + Kⱼ: ${say(both[0])} (⊥ ${round(both[0])}). With the tight Kᵢⱼ: ${say(both[1])} (⊥ ${round(both[1])}).`;
-    Object.assign(root.dataset, { sum: both[0], tight: both[1], prediction: top });
+    const say = (form) => {
+      const [bottom, table] = [both[form], tables[form]];
+      const rival = values.findIndex((v, i) => i !== top && v + epsilon * table[top][i] === bottom);
+      const winner = values[top] > bottom ? `class ${top}` : "⊥";
+      return `${winner} wins, ⊥ = y${rival} + ε · ${round(table[top][rival])} = ${round(bottom)}`;
+    };
+    text.textContent = `With Kᵢ + Kⱼ: ${say(0)}. With the tight Kᵢⱼ: ${say(1)}.`;
+    const shown = { logits: JSON.stringify(values), rows: JSON.stringify(rows) };
+    Object.assign(root.dataset, { ...shown, sum: both[0], tight: both[1], prediction: top });
   });
   for (const name of ["logits", "rows", "epsilon"]) model.on(`change:${name}`, drawing.request);
   return () => {

@@ -15,8 +15,22 @@ export function network(layers, view, offset = 0) {
   return { layers: built, length: at - offset };
 }
 
+/** Points that go through the network together: few enough that all their activations stay in the processor's cache. */
+const BLOCK = 512;
+
 /** The logits of many points at once: x and y are arrays of coordinates; returns one Float64Array for each class. */
 export function logits(net, x, y) {
+  const blocks = [];
+  for (let k = 0; k < x.length; k += BLOCK) blocks.push(forward(net, x.slice(k, k + BLOCK), y.slice(k, k + BLOCK)));
+  if (blocks.length === 1) return blocks[0];
+  return blocks[0].map((_, i) => {
+    const joined = new Float64Array(x.length);
+    blocks.forEach((block, k) => joined.set(block[i], k * BLOCK));
+    return joined;
+  });
+}
+
+function forward(net, x, y) {
   let values = [Float64Array.from(x), Float64Array.from(y)];
   for (const layer of net.layers) {
     if (layer.kind === "linear") {
@@ -118,18 +132,16 @@ export function voronoiFaces(sites) {
       const [x, y] = [(ax + bx) / 2, (ay + by) / 2];
       const [dx, dy] = [-(by - ay) / width, (bx - ax) / width];
       let [from, to] = [-Infinity, Infinity];
-      for (let r = 0; r < sites.length && from <= to; r++) {
-        if (r === p || r === q) continue;
-        // Where the bisector is nearer to p than to r: slope * t <= gap.
-        const [cx, cy] = sites[r];
+      for (const [cx, cy] of sites) {
+        if ((cx === ax && cy === ay) || (cx === bx && cy === by)) continue;
+        // The point at t is as close to p as to this site where slope * t <= gap.
         const slope = 2 * ((cx - ax) * dx + (cy - ay) * dy);
-        const gap = (cx - x) ** 2 + (cy - y) ** 2 - (ax - x) ** 2 - (ay - y) ** 2;
-        if (Math.abs(slope) < 1e-12 * width) {
-          if (gap < 0) to = -Infinity;
-        } else if (slope > 0) to = Math.min(to, gap / slope);
-        else from = Math.max(from, gap / slope);
+        const gap = (cx - ax) * (cx - bx) + (cy - ay) * (cy - by);
+        if (slope > 0) to = Math.min(to, gap / slope);
+        else if (slope < 0) from = Math.max(from, gap / slope);
+        else if (gap < 0) to = -Infinity;
       }
-      if (from <= to) faces.push({ p, q, x, y, dx, dy, from, to });
+      if (from <= to && to > -Infinity) faces.push({ p, q, x, y, dx, dy, from, to });
     }
   }
   return faces;
@@ -166,19 +178,19 @@ export function nearestSite(sites, x, y) {
   return best;
 }
 
-/** Pairs of sites with different labels that are not more than 2 epsilon apart, and the least distance between labels. */
+/** Pairs of sites with different labels that are not more than 2 epsilon apart, the closest pair and its distance. */
 export function separation(sites, labels, epsilon) {
   const broken = [];
-  let least = Infinity;
+  let [least, closest] = [Infinity, null];
   for (let p = 0; p < sites.length; p++) {
     for (let q = p + 1; q < sites.length; q++) {
       if (labels[p] === labels[q]) continue;
       const distance = Math.hypot(sites[p][0] - sites[q][0], sites[p][1] - sites[q][1]);
-      least = Math.min(least, distance);
+      if (distance < least) [least, closest] = [distance, [p, q]];
       if (!(distance > 2 * epsilon)) broken.push([p, q]);
     }
   }
-  return { broken, least };
+  return { broken, least, closest };
 }
 
 /** Look for another label within `radius` of a point by `starts` ascents of the rivals' margin, as gloro_lite.attacks.pgd does. */
@@ -242,15 +254,18 @@ export function contour(field, size, level) {
   return segments;
 }
 
-/** The edges, [x0, y0, x1, y1] in units of cells, between neighbouring cells of different labels. */
-export function boundaries(labels, size) {
-  const edges = [];
-  for (let r = 0; r < size; r++) {
-    for (let c = 0; c < size; c++) {
-      const own = labels[r * size + c];
-      if (c + 1 < size && labels[r * size + c + 1] !== own) edges.push([c + 0.5, r - 0.5, c + 0.5, r + 0.5]);
-      if (r + 1 < size && labels[(r + 1) * size + c] !== own) edges.push([c - 0.5, r + 0.5, c + 0.5, r + 0.5]);
+/** The curves between classes, as `contour` gives them, for the logits of a size x size lattice. */
+export function boundaries(outputs, size) {
+  const segments = [];
+  const margin = new Float64Array(size * size);
+  // A class leads where its margin over the others is positive; the last class's curves are those of the others.
+  for (let j = 0; j + 1 < outputs.length; j++) {
+    for (let k = 0; k < margin.length; k++) {
+      let rival = -Infinity;
+      for (let i = 0; i < outputs.length; i++) if (i !== j && outputs[i][k] > rival) rival = outputs[i][k];
+      margin[k] = outputs[j][k] - rival;
     }
+    segments.push(...contour(margin, size, 0));
   }
-  return edges;
+  return segments;
 }

@@ -1,14 +1,16 @@
 import { argmax, attack, bottomLogit, boundaries, certifiedRadius, logits, network, predictions } from "./core.js";
 import { BOTTOM, COLORS, NAMES, Plane, element, redrawing, round } from "./plane.js";
 
-const SIZE = 200;
+const SIZE = 120;
 
 function panel(model, name, spec, frame, move) {
   const net = network(spec.layers, model.get(`${name}_weights`));
   const plane = new Plane(frame, `${spec.title}: a map of the plane. Arrow keys move the point, with Shift ten steps; A attacks it.`);
   const { x, y } = plane.lattice(SIZE);
-  const cached = predictions(logits(net, x, y), spec.constants);
-  const boundary = boundaries(cached.prediction, SIZE);
+  // The picture's logits and radii do not depend on epsilon: moving it only compares.
+  const outputs = logits(net, x, y);
+  const cached = predictions(outputs, spec.constants);
+  const boundary = boundaries(outputs, SIZE);
   const bars = element("div", { class: "gloro-bars" });
   const text = element("p", { class: "gloro-readout", "aria-live": "polite" });
   const verdict = element("p", { class: "gloro-attack", "aria-live": "polite" });
@@ -16,8 +18,7 @@ function panel(model, name, spec, frame, move) {
   root.dataset.panel = name;
   let attacked = null;
 
-  plane.canvas.addEventListener("pointermove", (event) => move(plane.fromEvent(event)));
-  plane.canvas.addEventListener("pointerdown", (event) => move(plane.fromEvent(event)));
+  for (const kind of ["pointermove", "pointerdown"]) plane.canvas.addEventListener(kind, (event) => move(plane.fromEvent(event), event));
 
   function draw() {
     const epsilon = model.get("epsilon");
@@ -39,18 +40,19 @@ function panel(model, name, spec, frame, move) {
     plane.context.fillRect(px - 2.5, py - 2.5, 5, 5);
     if (attacked) for (const end of attacked.ends) plane.circle(...end, plane.side / 160, { color: "#D55E00", width: 2 });
 
-    const low = Math.min(0, ...values, bottom);
-    const high = Math.max(...values, bottom, low + 1e-9);
+    const [low, high] = [Math.min(0, ...values, bottom), Math.max(0, ...values, bottom)];
+    const place = (value) => (100 * (value - low)) / (high - low || 1);
     bars.replaceChildren(
       ...[...values, bottom].map((value, i) => {
         const last = i === values.length;
-        const width = (100 * (value - low)) / (high - low);
-        const fill = element("span", { style: `width:${width}%;background:${last ? BOTTOM : COLORS[i]}` });
-        return element("div", {}, element("b", {}, last ? "⊥" : `${i} ${NAMES[i]}`), element("i", {}, fill), round(value));
+        const [left, right] = [place(Math.min(value, 0)), place(Math.max(value, 0))];
+        const fill = element("span", { style: `left:${left}%;width:${right - left}%;background:${last ? BOTTOM : COLORS[i]}` });
+        const zero = element("span", { class: "gloro-zero", style: `left:${place(0)}%` });
+        return element("div", {}, element("b", {}, last ? "⊥" : `${i} ${NAMES[i]}`), element("i", {}, fill, zero), round(value));
       }),
     );
     text.textContent = `${isBottom ? `⊥ wins (prediction ${top})` : `class ${top}, certified`} · certified radius ${round(radius)}`;
-    Object.assign(root.dataset, { logits: JSON.stringify(values), bottom, radius, prediction: top, certified: !isBottom });
+    Object.assign(root.dataset, { point: JSON.stringify(point), logits: JSON.stringify(values), bottom, radius, prediction: top, certified: !isBottom });
   }
 
   return {
@@ -77,7 +79,13 @@ function panel(model, name, spec, frame, move) {
 function render({ model, el }) {
   const root = element("div", { class: "gloro-widget", role: "group", "aria-label": model.get("description") });
   const panels = [];
-  const move = (point) => {
+  // A click holds the point, so that the mouse can leave for the button; touch moves it only while pressed.
+  let held = false;
+  const move = (point, event) => {
+    if (event?.pointerType === "mouse") {
+      if (event.type === "pointerdown") held = !held;
+      else if (held) return;
+    }
     for (const one of panels) one.forget();
     model.set("point", point);
     model.save_changes();
@@ -100,7 +108,7 @@ function render({ model, el }) {
   root.append(
     element("div", { class: "gloro-row" }, ...panels.map((one) => one.root)),
     element("div", { class: "gloro-row" }, button),
-    element("p", { class: "gloro-hint" }, "Solid disc: certified radius. Dashed circle: ε. Grey: ⊥ wins. Keys: arrows move the point, A attacks."),
+    element("p", { class: "gloro-hint" }, "Solid disc: certified radius. Dashed circle: ε. Grey: ⊥ wins. A click holds the point, another lets it go. Keys: arrows move it, A attacks."),
   );
   el.append(root);
   const drawing = redrawing(root, () => panels.forEach((one) => one.draw()));

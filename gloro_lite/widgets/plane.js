@@ -28,14 +28,13 @@ export function svg(tag, attributes = {}, ...children) {
 /** Call `draw` at most once a frame, measure it, and call it again when the page's theme changes. */
 export function redrawing(root, draw) {
   let due = false;
-  const times = [];
+  let count = 0;
   const run = () => {
     due = false;
     const start = performance.now();
     draw();
-    times.push(performance.now() - start);
-    root.dataset.redraws = times.length;
-    root.dataset.redrawMs = times.slice(-50).sort((a, b) => a - b)[Math.floor(Math.min(times.length, 50) / 2)].toFixed(2);
+    count += 1;
+    Object.assign(root.dataset, { redraws: count, redrawMs: (performance.now() - start).toFixed(2) });
   };
   const request = () => {
     if (due) return;
@@ -128,7 +127,7 @@ export class Plane {
     this.context.clearRect(0, 0, this.pixels, this.pixels);
   }
 
-  /** Fill by class; grey hatching where `grey(k)` says so. */
+  /** Fill by class; grey where `grey(k)` says so. */
   regions(size, label, grey) {
     if (this.image.width !== size) this.image.width = this.image.height = size;
     const brush = this.image.getContext("2d");
@@ -143,7 +142,6 @@ export class Plane {
       data[4 * k + 3] = isGrey ? 190 : 110;
     }
     brush.putImageData(picture, 0, 0);
-    this.context.imageSmoothingEnabled = false;
     this.context.drawImage(this.image, 0, 0, this.pixels, this.pixels);
   }
 

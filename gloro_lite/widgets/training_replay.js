@@ -1,21 +1,26 @@
 import { boundaries, logits, network, predictions } from "./core.js";
 import { COLORS, Plane, element, redrawing, round, svg } from "./plane.js";
 
-const SIZE = 100;
-const [WIDTH, HEIGHT, PAD] = [330, 120, 18];
+const SIZE = 80;
+const [WIDTH, HEIGHT, PAD, SIDE] = [330, 120, 18, 40];
 
 /** A small line chart of one quantity for both nets, with a line at the current epoch. */
 function chart(title, series, logarithmic) {
   const scale = (v) => (logarithmic ? Math.log10(Math.max(v, 1e-6)) : v);
   const all = series.flat().map(scale);
   const [low, high] = [Math.min(...all), Math.max(...all)];
-  const x = (k, n) => PAD + (k / Math.max(n - 1, 1)) * (WIDTH - 2 * PAD);
+  const x = (k, n) => SIDE + (k / Math.max(n - 1, 1)) * (WIDTH - SIDE - PAD);
   const y = (v) => HEIGHT - PAD - ((scale(v) - low) / (high - low || 1)) * (HEIGHT - 2 * PAD - 8);
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title} by epoch` });
-  const words = svg("text", { x: PAD, y: 13 });
+  const words = svg("text", { x: SIDE, y: 13 });
   const cursor = svg("line", { y1: PAD, y2: HEIGHT - PAD, stroke: "currentColor", "stroke-dasharray": "3 3" });
-  const foot = svg("line", { x1: PAD, x2: WIDTH - PAD, y1: HEIGHT - PAD, y2: HEIGHT - PAD, stroke: "currentColor", "stroke-width": 0.6 });
+  const foot = svg("line", { x1: SIDE, x2: WIDTH - PAD, y1: HEIGHT - PAD, y2: HEIGHT - PAD, stroke: "currentColor", "stroke-width": 0.6 });
   picture.append(words, foot, cursor);
+  for (const value of [Math.min(...series.flat()), Math.max(...series.flat())]) {
+    const mark = svg("text", { x: SIDE - 5, y: y(value) + 4, "text-anchor": "end" });
+    mark.textContent = round(value, 1);
+    picture.append(mark);
+  }
   series.forEach((values, s) => {
     const points = values.map((v, k) => `${x(k, values.length).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
     picture.append(
@@ -46,8 +51,8 @@ function render({ model, el }) {
     const at = (epoch) => {
       if (!seen.has(epoch)) {
         const { layers } = network(spec.layers, weights, epoch * length);
-        const found = predictions(logits({ layers }, lattice.x, lattice.y), spec.constants[epoch]);
-        seen.set(epoch, { ...found, boundary: boundaries(found.prediction, SIZE) });
+        const outputs = logits({ layers }, lattice.x, lattice.y);
+        seen.set(epoch, { ...predictions(outputs, spec.constants[epoch]), boundary: boundaries(outputs, SIZE) });
       }
       return seen.get(epoch);
     };
@@ -56,12 +61,12 @@ function render({ model, el }) {
   const epochs = panels[0].spec.history.length;
   const series = (key) => panels.map(({ spec }) => spec.history.map((row) => row[key]));
   const charts = [
-    chart("VRA", series("vra")),
-    chart("accuracy", series("accuracy")),
+    chart("VRA at the trained ε", series("vra")),
+    chart("median margin", series("margin")),
     chart("largest K (log scale)", series("lipschitz"), true),
     chart("loss", series("loss")),
   ];
-  const text = element("p", { class: "gloro-readout" });
+  const text = element("p", { class: "gloro-readout", "aria-live": "polite" });
   const show = (epoch) => {
     model.set("epoch", Math.min(Math.max(epoch, 0), epochs - 1));
     model.save_changes();
@@ -109,8 +114,11 @@ function render({ model, el }) {
     }
     for (const one of charts) one.draw(epoch);
     const row = panels.map(({ spec }) => spec.history[epoch]);
-    text.textContent = `Epoch ${epoch + 1} of ${epochs}: VRA ${round(row[0].vra, 2)} with GloRo, ${round(row[1].vra, 2)} without.`;
-    Object.assign(root.dataset, { epoch, vra: row[0].vra });
+    text.textContent =
+      `Epoch ${epoch}, of 0 to ${epochs - 1}. Accuracy ${round(row[0].accuracy, 2)} with GloRo, ${round(row[1].accuracy, 2)} without; ` +
+      `VRA ${round(row[0].vra, 2)} with, ${round(row[1].vra, 2)} without.`;
+    const grey = panels.map(({ at }) => at(epoch).radius.filter((r) => !(r > epsilon)).length / SIZE ** 2);
+    Object.assign(root.dataset, { epoch, vra: row[0].vra, margin: row[0].margin, grey: JSON.stringify(grey) });
   });
   for (const name of ["epoch", "epsilon"]) model.on(`change:${name}`, drawing.request);
   // The other epochs' maps while the reader reads, so that moving the slider only draws.

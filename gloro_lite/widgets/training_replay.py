@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipywidgets
+import torch
 import traitlets
 from torch import Tensor
 
@@ -13,28 +14,37 @@ from gloro_lite.widgets.base import Widget, frame, module
 
 
 class Recording:
-    """Snapshots of a net: give its `take` to `gloro_lite.fit.fit` as `on_epoch`."""
+    """Snapshots of a net in training: give its `take` to `gloro_lite.fit.fit` as `on_epoch`.
 
-    def __init__(self):
+    Args:
+        points: (n, 2), to show and to measure margins on, with their labels, (n,).
+    """
+
+    def __init__(self, points: Tensor, labels: Tensor):
+        self.points, self.labels = points, labels
         self.weights: list[bytes] = []
         self.constants: list[list[list[float]]] = []
-        self.history: list[Epoch] = []
+        self.history: list[dict] = []
         self.layers: list[dict] = []
 
     def take(self, net: GloroNet, epoch: Epoch) -> None:
-        """Keep the weights, the certified margin constants, and the epoch's row of the history."""
+        """Keep the weights, the certified margin constants, the epoch's row of the history, and the median over the points of
+        the label's logit less the largest other, with its sign."""
         self.layers = export.layers(net)
         self.weights.append(export.weights(net))
         self.constants.append(export.table(net))
-        self.history.append(epoch)
+        with torch.no_grad():
+            logits = net.logits(self.points).double()
+        own = logits.gather(1, self.labels[:, None])
+        margins = own - logits.scatter(1, self.labels[:, None], -torch.inf).amax(1, keepdim=True)
+        self.history.append({**epoch._asdict(), "margin": margins.median().item()})
 
 
 class TrainingReplay(Widget):
     """Maps and curves of two recorded trainings at an epoch that the reader chooses.
 
     Args:
-        gloro, standard: a `Recording` of each, of as many epochs.
-        points: (n, 2), with their labels, (n,).
+        gloro, standard: a `Recording` of each, of as many epochs, on the same points.
         epsilon: of bottom, in input units.
 
     Traits: `epoch`, from 0, and `epsilon`.
@@ -52,7 +62,7 @@ class TrainingReplay(Widget):
     frame = traitlets.Dict().tag(sync=True)
     epoch = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, gloro: Recording, standard: Recording, points: Tensor, labels: Tensor, *, epsilon: float):
+    def __init__(self, gloro: Recording, standard: Recording, *, epsilon: float):
         if not gloro.history or len(gloro.history) != len(standard.history):
             raise ValueError(
                 f"the recordings hold {len(gloro.history)} and {len(standard.history)} epochs: record the same number"
@@ -64,25 +74,25 @@ class TrainingReplay(Widget):
                     "title": title,
                     "layers": recording.layers,
                     "constants": recording.constants,
-                    "history": [row._asdict() for row in recording.history],
+                    "history": recording.history,
                 }
                 for name, (title, recording) in recordings.items()
             },
             gloro_weights=b"".join(gloro.weights),
             standard_weights=b"".join(standard.weights),
-            points=points.tolist(),
-            labels=labels.tolist(),
-            frame=frame(points),
+            points=gloro.points.tolist(),
+            labels=gloro.labels.tolist(),
+            frame=frame(gloro.points),
             epoch=len(gloro.history) - 1,
             epsilon=epsilon,
             description=(
                 "Training replay: the maps of a GloRo Net and of a standard net at one epoch, above curves of verified accuracy, "
-                "accuracy, largest margin constant and loss over all epochs."
+                "median margin, largest margin constant and loss over all epochs."
             ),
         )
 
-    def with_controls(self, largest: float = 1.0) -> ipywidgets.VBox:
-        """The picture under sliders for the epoch and for epsilon."""
+    def with_controls(self, largest: float = 1.0):
+        """An ipywidgets VBox: sliders for the epoch and for epsilon over the picture."""
         box = super().with_controls(largest)
         slider = ipywidgets.IntSlider(
             value=self.epoch,
@@ -97,12 +107,13 @@ class TrainingReplay(Widget):
     def _draw(self):
         from matplotlib import pyplot as plt
 
-        figure, axes = plt.subplots(1, 3, figsize=(8, 2.8))
+        figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
+        titles = {"vra": "VRA", "margin": "median margin", "lipschitz": "largest K", "loss": "loss"}
         for name, style in (("gloro", "-"), ("standard", "--")):
             rows = getattr(self, name)["history"]
-            for axis, key in zip(axes, ("vra", "lipschitz", "loss"), strict=True):
+            for axis, (key, title) in zip(axes, titles.items(), strict=True):
                 axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], style, label=name)
-                axis.set(title={"vra": "VRA", "lipschitz": "largest K", "loss": "loss"}[key], xlabel="epoch")
-        axes[1].set_yscale("log")
+                axis.set(title=title, xlabel="epoch")
+        axes[2].set_yscale("log")
         axes[0].legend()
         return figure

@@ -1,14 +1,14 @@
 import { contour, distanceToFaces, nearestSite, separation, voronoiFaces } from "./core.js";
 import { NAMES, Plane, element, redrawing, round } from "./plane.js";
 
-const SIZE = 120;
+const SIZE = 100;
 const MOST = 60;
 
 function render({ model, el }) {
   const plane = new Plane(
     model.get("frame"),
     "A map of the sites. N and P select a site, the arrow keys move it, A adds one, L changes its label, Delete removes it.",
-    420,
+    480,
   );
   const text = element("p", { class: "gloro-readout", "aria-live": "polite" });
   const at = element("p", { class: "gloro-at" });
@@ -68,7 +68,12 @@ function render({ model, el }) {
     if (dragging) moveSelected(pointer);
     else drawing.request();
   });
-  plane.canvas.addEventListener("pointerup", () => (dragging = false));
+  for (const kind of ["pointerup", "pointercancel"]) plane.canvas.addEventListener(kind, () => (dragging = false));
+  plane.canvas.addEventListener("pointerleave", () => {
+    if (dragging) return;
+    pointer = null;
+    drawing.request();
+  });
   plane.canvas.addEventListener("dblclick", (event) => {
     pointer = plane.fromEvent(event);
     actions.add();
@@ -138,24 +143,26 @@ function render({ model, el }) {
       plane.context.lineTo(...ends[1]);
       plane.stroke(bold ? { width: 2.6 } : { width: 0.6 });
     }
-    const { broken, least } = separation(sites, labels, epsilon);
+    const { broken, least, closest } = separation(sites, labels, epsilon);
     for (const site of sites) plane.circle(...site, epsilon, { width: 0.9, dash: [2, 3] });
     plane.points(sites, labels, 4.5);
     for (const k of new Set(broken.flat())) plane.circle(...sites[k], plane.side / 45, { color: "#D55E00", width: 3 });
     plane.circle(...sites[selected], plane.side / 32, { width: 1.6, dash: [5, 3] });
 
     const apart = broken.length
-      ? `not 2ε-separated: ${broken.length} ${broken.length === 1 ? "pair" : "pairs"}, ` +
-        `such as sites ${broken[0][0]} and ${broken[0][1]}`
+      ? `not 2ε-separated: ${broken.length} ${broken.length === 1 ? "pair" : "pairs"}, the closest sites ${closest[0]} and ${closest[1]}` +
+        (least === 0 ? ", which coincide: no g parts them" : "")
       : "2ε-separated: g certifies every site";
     text.textContent =
       `${sites.length} sites, least distance between labels ${round(least)}, 2ε = ${round(2 * epsilon)}: ${apart}. ` +
       `Selected: site ${selected}, ${NAMES[labels[selected]]}.`;
-    const g = pointer ? distanceToFaces(decision, ...pointer) : null;
-    at.textContent = pointer
-      ? `At the pointer: ${NAMES[labels[nearestSite(sites, ...pointer)]]}, g = ${round(g)}${g > epsilon ? "" : ", not more than ε: ⊥"}`
-      : "Point at the map to read g there.";
-    Object.assign(root.dataset, { least, broken: broken.length, selected, g: g ?? "", pointer: JSON.stringify(pointer) });
+    const place = pointer ?? sites[selected];
+    const g = distanceToFaces(decision, ...place);
+    at.textContent =
+      `At the ${pointer ? "pointer" : "selected site"}: ${NAMES[labels[nearestSite(sites, ...place)]]}, ` +
+      `g = ${round(g)}${g > epsilon ? "" : ", not more than ε: ⊥"}`;
+    const shown = { sites: JSON.stringify(sites), labels: JSON.stringify(labels), place: JSON.stringify(place) };
+    Object.assign(root.dataset, { ...shown, least, broken: broken.length, selected, g });
   });
   for (const name of ["sites", "labels", "epsilon"]) model.on(`change:${name}`, drawing.request);
   return () => {

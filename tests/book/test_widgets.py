@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from functools import partial
 
 import nbformat
 import pytest
@@ -85,35 +86,59 @@ def test_margin_explorer_shows_what_the_package_computes(page):
             assert picture(canvas) != before
             shown = data(panel)
             side = state["frame"]["side"]
-            x = torch.tensor(
-                [[state["frame"]["left"] + where * side, state["frame"]["bottom"] + 0.6 * side]], dtype=torch.float64
-            )
-            with torch.no_grad():
-                logits = network(x)
-            # The pointer's place is known to a pixel's fraction only; a slope times that is the room it needs.
-            assert torch.allclose(torch.tensor(json.loads(shown["logits"])), logits[0].float(), atol=0.1)
-            own = torch.tensor([json.loads(shown["logits"])], dtype=torch.float64)
-            assert float(shown["radius"]) == pytest.approx(certified_radius(own, table).item(), rel=1e-5)
-            assert float(shown["bottom"]) == pytest.approx(bottom_logit(own, table, state["epsilon"]).item(), rel=1e-5)
-            assert (shown["certified"] == "true") == (float(shown["radius"]) > state["epsilon"])
+            pointed = [state["frame"]["left"] + where * side, state["frame"]["bottom"] + 0.6 * side]
+            assert json.loads(shown["point"]) == pytest.approx(pointed, abs=side / 100)  # to a pixel or two
+            agrees(shown, network, table, state["epsilon"])
+
+
+def agrees(shown: dict, network: torch.nn.Sequential, table: torch.Tensor, epsilon: float) -> None:
+    """A panel's read-outs are what Python computes at the point that it shows."""
+    with torch.no_grad():
+        logits = network(torch.tensor([json.loads(shown["point"])], dtype=torch.float64))
+    assert json.loads(shown["logits"]) == pytest.approx(logits[0].tolist(), rel=1e-5)
+    radius = certified_radius(logits, table).item()
+    assert float(shown["radius"]) == pytest.approx(radius, rel=1e-5)
+    assert float(shown["bottom"]) == pytest.approx(bottom_logit(logits, table, epsilon).item(), rel=1e-5)
+    assert int(shown["prediction"]) == logits.argmax().item()
+    assert (shown["certified"] == "true") == (radius > epsilon)
 
 
 def test_margin_explorer_by_keyboard_and_attack(page):
     state = model("Margin explorer")
     panel = page.locator('[data-panel="gloro"]')
     panel.locator("canvas").focus()
-    before = data(panel)
+    before = json.loads(data(panel)["point"])
     for _ in range(3):
         page.keyboard.press("Shift+ArrowLeft")
     settle(page)
     after = data(panel)
-    assert before["logits"] != after["logits"]
-    network = rebuilt(state["gloro"]["layers"], state["gloro_weights"])
-    assert len(json.loads(after["logits"])) == network[-1].out_features
+    assert json.loads(after["point"])[0] == pytest.approx(max(before[0] - 0.3 * state["frame"]["side"], state["frame"]["left"]))
+    table = torch.tensor(state["gloro"]["constants"], dtype=torch.float64)
+    agrees(after, rebuilt(state["gloro"]["layers"], state["gloro_weights"]), table, state["epsilon"])
     page.keyboard.press("a")
     settle(page)
     assert data(panel)["broken"] == "0"
     assert "none found another class" in panel.locator(".gloro-attack").inner_text()
+
+
+def test_a_click_holds_the_point_for_the_attack_button(page):
+    panel = page.locator('[data-panel="gloro"]')
+    canvas = panel.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    settle(page)
+    held = data(panel)["point"]
+    button = page.get_by_role("button", name="Attack the point")
+    target = button.bounding_box()
+    page.mouse.move(target["x"] + 5, target["y"] + 5, steps=20)  # over the map
+    button.click()
+    settle(page)
+    assert data(panel)["point"] == held and data(panel)["broken"] == "0"
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.3 * box["height"])
+    settle(page)
+    assert data(panel)["point"] != held
 
 
 def test_epsilon_slider_widens_the_grey_region(page):
@@ -142,6 +167,8 @@ def test_bottom_logit_by_mouse_and_keyboard(page):
     def check():
         settle(page)
         shown = data(widget)
+        assert json.loads(shown["logits"]) == pytest.approx(logits)
+        assert torch.allclose(torch.tensor(json.loads(shown["rows"]), dtype=torch.float64), rows)
         for key, tight in (("sum", False), ("tight", True)):
             table = margin_constants(rows, 1.0, tight=tight)
             want = bottom_logit(torch.tensor([logits], dtype=torch.float64), table, state["epsilon"]).item()
@@ -165,8 +192,13 @@ def test_bottom_logit_by_mouse_and_keyboard(page):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60, steps=4)
     page.mouse.up()
     settle(page)
-    logits[0] = float(first.get_attribute("aria-valuenow"))
+    logits[0] = json.loads(data(widget)["logits"])[0]
     assert logits[0] < state["logits"][0] - 0.3
+    check()
+    logits[0] = min(logits)
+    tight = float(data(widget)["tight"])
+    says = "⊥ wins" if max(logits) <= tight else f"class {int(torch.tensor(logits).argmax())} wins"
+    assert f"With the tight Kᵢⱼ: {says}" in widget.locator(".gloro-readout").inner_text()
 
 
 def test_voronoi_playground(page):
@@ -174,62 +206,114 @@ def test_voronoi_playground(page):
     widget = page.locator(".gloro-widget").nth(2)
     canvas = widget.locator("canvas")
     canvas.scroll_into_view_if_needed()
-    g = DecisionFaces(torch.tensor(state["sites"]), torch.tensor(state["labels"]))
-    for where in ((0.31, 0.42), (0.72, 0.66), (0.93, 0.08)):
-        box = canvas.bounding_box()
-        page.mouse.move(box["x"] + where[0] * box["width"], box["y"] + where[1] * box["height"])
+    box = canvas.bounding_box()
+    side, left, bottom = (state["frame"][key] for key in ("side", "left", "bottom"))
+
+    def at(x, y):
+        """Where a point of the plane is on the screen."""
+        return box["x"] + (x - left) / side * box["width"], box["y"] + (1 - (y - bottom) / side) * box["height"]
+
+    def check():
+        """g and the separation are what Python computes for the sites that the widget shows; returns what it shows."""
         settle(page)
         shown = data(widget)
-        place = torch.tensor([json.loads(shown["pointer"])], dtype=torch.float64)
+        sites, labels = (torch.tensor(json.loads(shown[key])) for key in ("sites", "labels"))
+        g = DecisionFaces(sites, labels)
+        place = torch.tensor([json.loads(shown["place"])], dtype=torch.float64)
         assert float(shown["g"]) == pytest.approx(g.distance(place).item(), rel=1e-5)
+        apart = torch.cdist(sites.double(), sites.double())[labels[:, None] != labels]
+        assert float(shown["least"]) == pytest.approx(apart.min().item(), rel=1e-5)
+        assert int(shown["broken"]) == int((apart <= 2 * state["epsilon"]).sum()) // 2
+        return shown
 
-    assert data(widget)["broken"] == "0"
-    # Carry the selected site onto one of another label, by the arrow keys: the hypothesis fails.
-    canvas.focus()
-    target = next(s for s, k in zip(state["sites"], state["labels"], strict=True) if k != state["labels"][0])
-    start = state["sites"][0]
-    step = state["frame"]["side"] / 100
-    for axis, (less, more) in enumerate((("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp"))):
-        count = round((target[axis] - start[axis]) / step)
-        for _ in range(abs(count)):
-            page.keyboard.press(more if count > 0 else less)
-    settle(page)
-    assert int(data(widget)["broken"]) >= 1
-    assert "not 2ε-separated" in widget.locator(".gloro-readout").inner_text()
+    for where in ((0.31, 0.42), (0.72, 0.66), (0.93, 0.08)):
+        page.mouse.move(box["x"] + where[0] * box["width"], box["y"] + where[1] * box["height"])
+        shown = check()
+        assert json.loads(shown["place"])[0] == pytest.approx(left + where[0] * side, abs=side / 100)
+    assert shown["broken"] == "0"
+
+    # Drag a site towards one of another label with the mouse: the hypothesis fails.
     before = picture(canvas)
-    sites = int(re.match(r"\d+", widget.locator(".gloro-readout").inner_text())[0])
-    page.keyboard.press("Delete")
-    settle(page)
-    assert widget.locator(".gloro-readout").inner_text().startswith(f"{sites - 1} sites")
-    box = canvas.bounding_box()
-    page.mouse.dblclick(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"])
-    settle(page)
-    assert widget.locator(".gloro-readout").inner_text().startswith(f"{sites} sites")
-    widget.get_by_role("button", name="Relabel").click()
-    settle(page)
+    rival = next(s for s, k in zip(state["sites"], state["labels"], strict=True) if k != state["labels"][0])
+    page.mouse.move(*at(*state["sites"][0]))
+    page.mouse.down()
+    page.mouse.move(*at(rival[0], rival[1] + state["epsilon"]), steps=5)
+    page.mouse.up()
+    shown = check()
+    assert json.loads(shown["sites"])[0] == pytest.approx([rival[0], rival[1] + state["epsilon"]], abs=side / 100)
+    assert int(shown["broken"]) >= 1 and "not 2ε-separated" in widget.locator(".gloro-readout").inner_text()
     assert picture(canvas) != before
+
+    # And back with the keyboard.
+    canvas.focus()
+    for axis, keys in enumerate((("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp"))):
+        steps = round((state["sites"][0][axis] - json.loads(shown["sites"])[0][axis]) / (side / 100))
+        for _ in range(abs(steps)):
+            page.keyboard.press(keys[steps > 0])
+    shown = check()
+    assert shown["broken"] == "0" and "g certifies every site" in widget.locator(".gloro-readout").inner_text()
+
+    count = len(state["sites"])
+    corner = box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"]
+    by_key = (partial(page.keyboard.press, key) for key in ("a", "l", "Delete"))
+    by_mouse = (
+        partial(page.mouse.dblclick, *corner),
+        *(widget.get_by_role("button", name=n).click for n in ("Relabel", "Delete")),
+    )
+    for add, relabel, delete in (by_key, by_mouse):
+        add()
+        added = json.loads(check()["labels"])
+        assert len(added) == count + 1
+        relabel()
+        assert json.loads(check()["labels"]) == [*added[:-1], (added[-1] + 1) % state["classes"]]
+        delete()
+        assert json.loads(check()["labels"]) == added[:-1]
 
 
 def test_training_replay(page):
     state = model("Training replay")
     widget = page.locator(".gloro-widget").nth(3)
     canvas = widget.locator("canvas").first
-    canvas.focus()
     last = len(state["gloro"]["history"]) - 1
-    before = picture(canvas)
-    for k in range(1, 4):
-        page.keyboard.press("Shift+ArrowLeft")
+    size = 80  # of the lattice in training_replay.js
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) / size * state["frame"]["side"]
+    lattice = torch.cartesian_prod(state["frame"]["left"] + centres, state["frame"]["bottom"] + centres)
+    points, labels = torch.tensor(state["points"], dtype=torch.float64), torch.tensor(state["labels"])
+
+    def check(epoch):
+        """The map's grey share and the read-outs are those of the weights and constants recorded at this epoch."""
         settle(page)
         shown = data(widget)
-        assert int(shown["epoch"]) == last - 5 * k
-        assert float(shown["vra"]) == pytest.approx(state["gloro"]["history"][last - 5 * k]["vra"])
-    page.keyboard.press("Shift+ArrowLeft")
-    page.keyboard.press("Shift+ArrowLeft")
-    settle(page)
+        assert int(shown["epoch"]) == epoch
+        for name, grey in zip(("gloro", "standard"), json.loads(shown["grey"]), strict=True):
+            stored = state[f"{name}_weights"]
+            each = len(stored) // (last + 1)
+            network = rebuilt(state[name]["layers"], stored[epoch * each : (epoch + 1) * each])
+            table = torch.tensor(state[name]["constants"][epoch], dtype=torch.float64)
+            with torch.no_grad():
+                radius = certified_radius(network(lattice), table)
+                outputs = network(points)
+            assert grey == pytest.approx((radius <= state["epsilon"]).double().mean().item(), abs=2 / size**2)
+            own = torch.nn.functional.one_hot(labels).bool()
+            margins = outputs[own] - outputs.where(~own, -torch.inf).amax(1)
+            assert state[name]["history"][epoch]["margin"] == pytest.approx(margins.median().item(), rel=1e-4, abs=1e-5)
+        for key in ("vra", "margin"):
+            assert float(shown[key]) == pytest.approx(state["gloro"]["history"][epoch][key])
+
+    before = picture(canvas)
+    canvas.focus()
+    for k in range(1, 4):
+        page.keyboard.press("Shift+ArrowLeft")
+        check(last - 5 * k)
     assert picture(canvas) != before
-    shown = int(data(widget)["epoch"])
+    # The slider, by the mouse: its left end is the first epoch.
+    slider = widget.locator("xpath=ancestor::*[contains(@class,'widget-vbox')][1]").locator(".noUi-target").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 1, box["y"] + box["height"] / 2)
+    check(0)
     widget.get_by_role("button", name="Play").click()
-    page.wait_for_function(f"Number(document.querySelectorAll('.gloro-widget')[3].dataset.epoch) > {shown}")
+    page.wait_for_function("Number(document.querySelectorAll('.gloro-widget')[3].dataset.epoch) > 0")
     widget.get_by_role("button", name="Pause").click()
 
 
@@ -302,20 +386,57 @@ def test_javascript_agrees_on_golden_vectors(core, inputs, hidden, classes):
         assert torch.allclose(torch.tensor(got, dtype=torch.float64), want, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("count", [2, 3, 8, 30])
-def test_javascript_g_agrees(core, count):
-    generator = torch.Generator().manual_seed(count)
-    sites = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    labels = torch.arange(count) % 3 if count > 2 else torch.tensor([0, 1])
-    x = 2 * torch.rand(200, 2, generator=generator, dtype=torch.float64) - 0.5
+SQUARES = [[float(a), float(b)] for a in range(4) for b in range(3)]  # every four neighbours lie on a circle
+LINE = [[0.3 * k, 0.7 * k] for k in (0, 1, 3, 4, 7)]
+
+
+@pytest.mark.parametrize("sites", [2, 3, 8, 30, SQUARES, LINE], ids=["2", "3", "8", "30", "squares", "line"])
+def test_javascript_g_agrees(core, sites):
+    generator = torch.Generator().manual_seed(7)
+    if isinstance(sites, int):
+        sites = torch.rand(sites, 2, generator=generator, dtype=torch.float64).tolist()
+    labels = torch.arange(len(sites)) % min(3, len(sites))
+    x = 4 * torch.rand(200, 2, generator=generator, dtype=torch.float64) - 1
     found = core.evaluate(
         """([sites, labels, points]) => {
         const faces = core.voronoiFaces(sites).filter((f) => labels[f.p] !== labels[f.q]);
         return points.map(([x, y]) => core.distanceToFaces(faces, x, y)); }""",
-        [sites.tolist(), labels.tolist(), x.tolist()],
+        [sites, labels.tolist(), x.tolist()],
     )
-    want = DecisionFaces(sites, labels).distance(x)
+    want = DecisionFaces(torch.tensor(sites, dtype=torch.float64), labels).distance(x)
     assert torch.allclose(torch.tensor(found, dtype=torch.float64), want, rtol=1e-5, atol=1e-12)
+
+
+def test_attack_in_the_browser_breaks_what_is_not_certified(core):
+    """It finds nothing within the certified radius, and does find another class not far beyond the boundary."""
+    torch.manual_seed(1)
+    net = GloroNet(torch.nn.Sequential(torch.nn.Linear(2, 8), MinMax(), torch.nn.Linear(8, 3)), (2,), 0.2)
+    points = 2 * torch.randn(20, 2, dtype=torch.float64)
+    angles = torch.linspace(0, 2 * torch.pi, 91, dtype=torch.float64)
+    circle = torch.stack((angles.cos(), angles.sin()), 1)
+    network = net.network.double()
+    with torch.no_grad():
+        logits = network(points)
+        radius = certified_radius(logits, torch.tensor(export.table(net), dtype=torch.float64))
+        steps = torch.linspace(0, 8, 200, dtype=torch.float64)
+        around = points[:, None, None] + steps[:, None, None] * circle
+        seen = network(around.flatten(0, 2)).argmax(1).view(around.shape[:3]) != logits.argmax(1)[:, None, None]
+    reach = steps.where(seen.any(2), torch.inf).amin(1)
+    found = core.evaluate(
+        """([layers, bytes, points, radii]) => {
+        const view = new DataView(Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0)).buffer);
+        const net = core.network(layers, view);
+        return points.map((p, k) => radii.map((r) => core.attack(net, p, r[k]).broken)); }""",
+        [
+            export.layers(net),
+            base64.b64encode(export.weights(net)).decode(),
+            points.tolist(),
+            [(radius * (1 - 1e-9)).tolist(), (1.2 * reach).where(reach.isfinite(), 0.0).tolist()],
+        ],
+    )
+    inside, beyond = torch.tensor(found).T
+    assert (inside == 0).all()
+    assert reach.isfinite().sum() > 5 and (beyond[reach.isfinite()] > 0).double().mean() > 0.8
 
 
 def test_each_module_stands_alone():

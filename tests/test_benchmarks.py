@@ -9,6 +9,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -400,6 +401,11 @@ def other_jpeg(size=64, quality=50):
         ("val/val_annotations.txt", None, "val_annotations.txt is missing"),
         ("val/val_annotations.txt", lambda whole: whole[: len(whole) // 2], "val_annotations.txt .* lines where 6 are expected"),
         ("val/val_annotations.txt", lambda whole: whole.replace(b"n02", b"n01"), "val_annotations.txt is truncated or altered"),
+        (
+            "val/val_annotations.txt",
+            lambda whole: whole.replace(b"val_3", b"val_9"),
+            "val_annotations.txt is truncated or altered",
+        ),
     ],
 )
 def test_tiny_imagenet_that_is_not_the_published_one(name, change, message, tmp_path, monkeypatch):
@@ -502,3 +508,14 @@ def test_a_root_that_cannot_be_written_is_not_downloaded_to(dataset, tmp_path):
         DataError, match=r"must be downloaded, and the data root .*root is not writable \(Not a directory\): set GLORO"
     ):
         benchmarks.load(dataset, tmp_path / "file" / "root")
+
+
+def test_nor_is_a_read_only_root(tmp_path, monkeypatch):
+    def read_only(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(
+        DataError, match=r"MNIST must be downloaded, and .* is not writable \(Read-only file system\): set GLORO_DATA"
+    ):
+        benchmarks.load("mnist", tmp_path)

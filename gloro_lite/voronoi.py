@@ -50,6 +50,17 @@ def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return sites, labels
 
 
+def check_points(x: Tensor, sites: Tensor) -> Tensor:
+    """Return x, (batch, ...), flattened in float64. Raises ValueError for another dimension than the sites' and for values that
+    are not finite."""
+    x = torch.as_tensor(x).double().flatten(1)
+    if x.shape[1] != sites.shape[1]:
+        raise ValueError(f"points have {x.shape[1]} coordinates and the sites {sites.shape[1]}")
+    if not x.isfinite().all():
+        raise ValueError(f"point {int((~x.isfinite()).any(1).nonzero()[0])} holds NaN or infinite values")
+    return x
+
+
 def check_separation(sites: Tensor, labels: Tensor, epsilon: float, chunk: int = 1024) -> float:
     """The least distance between two sites of different labels, which must be greater than 2 epsilon.
 
@@ -110,7 +121,7 @@ class SiteClassifier:
 
     def logits(self, x: Tensor) -> Tensor:
         """-d(x, S_i) / 2, (batch, classes) float64, of x, (batch, ...); -inf for a class without sites."""
-        low, high = self._nearest(self._check(x))
+        low, high = self._nearest(check_points(x, self.sites))
         return -(low + high) / 4
 
     def certify(self, x: Tensor, epsilon: float) -> Certificate:
@@ -118,7 +129,7 @@ class SiteClassifier:
 
         Rounding is accounted for. See `certify_by_bisectors` for larger radii.
         """
-        low, high = self._nearest(self._check(x))
+        low, high = self._nearest(check_points(x, self.sites))
         prediction = (low + high).argmin(dim=1)
         own = high.gather(1, prediction[:, None]).squeeze(1)
         rival = low.scatter(1, prediction[:, None], torch.inf).amin(dim=1)
@@ -131,7 +142,7 @@ class SiteClassifier:
         cell; x is (d_q^2 - d_p^2) / (2 ||p - q||) from its face towards q. The radius is the smallest of these over q, and of
         those the largest over the `candidates` sites p of the predicted label that are nearest to x.
         """
-        x = self._check(x)
+        x = check_points(x, self.sites)
         prediction = sum(self._nearest(x)).argmin(dim=1)
         best = torch.full((len(x), candidates), torch.inf, dtype=torch.float64)
         index = torch.zeros(len(x), candidates, dtype=torch.int64)
@@ -157,14 +168,6 @@ class SiteClassifier:
             # A place that no site of this label has filled holds infinity.
             radius = torch.maximum(radius, least.where(best[:, k].isfinite(), 0.0))
         return _certificate(prediction, radius, epsilon)
-
-    def _check(self, x: Tensor) -> Tensor:
-        x = torch.as_tensor(x).double().flatten(1)
-        if x.shape[1] != self.sites.shape[1]:
-            raise ValueError(f"points have {x.shape[1]} coordinates and the sites {self.sites.shape[1]}")
-        if not x.isfinite().all():
-            raise ValueError(f"point {int((~x.isfinite()).any(1).nonzero()[0])} holds NaN or infinite values")
-        return x
 
 
 def _certificate(prediction: Tensor, radius: Tensor, epsilon: float) -> Certificate:
@@ -198,29 +201,32 @@ class DecisionFaces:
 
     def _tessellate(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """All faces: the two sites that each parts, (e, 2), and the faces as (e, 2, 2) and (e, 2)."""
-        unique, first = _unique_sites(self.sites)
-        centred = unique - unique.mean(0)
-        _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-        if len(unique) < 3 or singular[1] <= 1e-12 * singular[0]:
-            # On one line the tessellation is a row of strips, which Qhull does not take.
-            order = (centred @ axes[0]).argsort()
-            pairs = torch.stack((order[:-1], order[1:]), 1)
-            limits = torch.tensor([[-torch.inf, torch.inf]], dtype=torch.float64).repeat(len(pairs), 1)
+        sites, first = _unique_sites(self.sites)
+        # Qhull squares coordinates: far from the origin their differences would drown.
+        shifted = sites - sites[0]
+        size, width = torch.linalg.svdvals(shifted - shifted.mean(0)).tolist()
+        if min(width, torch.pdist(shifted).min().item()) <= 1e-8 * size:
+            # Qhull refuses sites on one line and loses faces where they nearly are, or nearly coincide: try each pair.
+            pairs = torch.combinations(torch.arange(len(sites)))
         else:
-            import numpy as np
             from scipy.spatial import Voronoi
 
-            tessellation = Voronoi(unique.numpy())
-            pairs = torch.from_numpy(np.asarray(tessellation.ridge_points)).long()
-            limits = _limits(unique, pairs, tessellation)
-        p, q = unique[pairs[:, 0]], unique[pairs[:, 1]]
+            pairs = torch.from_numpy(Voronoi(shifted.numpy()).ridge_points).long()
+        p, q = sites[pairs[:, 0]], sites[pairs[:, 1]]
         normal = (q - p) / (q - p).norm(dim=1, keepdim=True)
-        faces = torch.stack(((p + q) / 2, torch.stack((-normal[:, 1], normal[:, 0]), 1)), 1)
-        return first[pairs], (faces, limits)
+        direction = torch.stack((-normal[:, 1], normal[:, 0]), 1)
+        spans = torch.cat(
+            [_spans(sites, *part) for part in zip(p.split(1024), q.split(1024), direction.split(1024), strict=True)]
+        )
+        # Sites that share no face have an empty span; so, by rounding, may have those that share a single point, which lies on
+        # other faces too.
+        real = (spans[:, 0] <= spans[:, 1]) & (spans[:, 0] < torch.inf)
+        faces = torch.stack(((p + q) / 2, direction), 1)
+        return first[pairs[real]], (faces[real], spans[real])
 
     def distance(self, x: Tensor) -> Tensor:
         """The distance of x, (b, 2), to the nearest decision face: (b,) float64. Exact on each side of it."""
-        x = torch.as_tensor(x).double()
+        x = check_points(x, self.sites)
         offset = x[:, None] - self.faces[:, 0]
         t = (offset * self.faces[:, 1]).sum(2)
         nearest = t.clamp(self.spans[:, 0], self.spans[:, 1])
@@ -228,7 +234,7 @@ class DecisionFaces:
 
     def prediction(self, x: Tensor) -> Tensor:
         """The label of the site that is nearest to x, (b, 2): (b,) int64."""
-        x = torch.as_tensor(x).double()
+        x = check_points(x, self.sites)
         return self.labels[torch.cdist(x, self.sites, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)]
 
     def logits(self, x: Tensor) -> Tensor:
@@ -244,21 +250,15 @@ def _unique_sites(sites: Tensor) -> tuple[Tensor, Tensor]:
     return unique, first
 
 
-def _limits(sites: Tensor, pairs: Tensor, tessellation) -> Tensor:
-    """How far each face reaches along the bisector of its two sites, from their midpoint: (e, 2), infinite where unbounded."""
-    vertices = torch.from_numpy(tessellation.vertices)
-    limits = torch.empty(len(pairs), 2, dtype=torch.float64)
-    centre = sites.mean(0)
-    for row, ends in enumerate(tessellation.ridge_vertices):
-        p, q = sites[pairs[row, 0]], sites[pairs[row, 1]]
-        normal = (q - p) / (q - p).norm()
-        direction = torch.stack((-normal[1], normal[0]))
-        middle = (p + q) / 2
-        finite = [float((vertices[end] - middle) @ direction) for end in ends if end >= 0]
-        if len(finite) == 2:
-            limits[row] = torch.tensor(sorted(finite))
-        else:
-            # An unbounded face parts two neighbours on the hull and leaves it on their outer side.
-            outward = float((middle - centre) @ direction)
-            limits[row] = torch.tensor([finite[0], torch.inf] if outward > 0 else [-torch.inf, finite[0]])
-    return limits
+def _spans(sites: Tensor, p: Tensor, q: Tensor, direction: Tensor) -> Tensor:
+    """Which part of the bisector of p and q, (e, 2) each, belongs to their face: (e, 2), infinite where it is unbounded.
+
+    The point (p + q) / 2 + t direction is as close to p as to any other site r where 2 t (r - p).direction <= (r - p).(r - q).
+    """
+    to_p, to_q = sites - p[:, None], sites - q[:, None]
+    slope, gap = 2 * (to_p * direction[:, None]).sum(2), (to_p * to_q).sum(2)
+    other = (to_p != 0).any(2) & (to_q != 0).any(2)
+    upper = (gap / slope).where(other & (slope > 0), torch.inf).amin(1)
+    lower = (gap / slope).where(other & (slope < 0), -torch.inf).amax(1)
+    between = (other & (slope == 0) & (gap < 0)).any(1)
+    return torch.stack((lower.where(~between, torch.inf), upper), 1)

@@ -1,6 +1,7 @@
 """Theorem 3's classifiers against brute force, exact fractions, and a search for points that break a certificate."""
 
 from fractions import Fraction
+from itertools import combinations
 
 import pytest
 import torch
@@ -17,46 +18,95 @@ def labelled(points, classes=2):
     return torch.tensor(points, dtype=torch.float64), torch.arange(len(points)) % classes
 
 
-def nearest_face_by_bisection(sites, labels, x, directions=720):
-    """The distance to the nearest change of label, by search along many directions; never below the true distance."""
+def exact_faces(points, labels):
+    """The decision faces in exact arithmetic, each pair of sites by the definition: midpoint, direction (of any length), span."""
+    sites = [tuple(map(Fraction, point)) for point in points]
+    faces = []
+    for (p, label_p), (q, label_q) in combinations(zip(sites, labels, strict=True), 2):
+        if label_p == label_q:
+            continue
+        middle, way = ((p[0] + q[0]) / 2, (p[1] + q[1]) / 2), (p[1] - q[1], q[0] - p[0])
+        low, high = [], []
+        for r in sites:  # nearer to p than to r: slope t <= gap
+            slope = 2 * ((r[0] - p[0]) * way[0] + (r[1] - p[1]) * way[1])
+            gap = (r[0] - middle[0]) ** 2 + (r[1] - middle[1]) ** 2 - (p[0] - middle[0]) ** 2 - (p[1] - middle[1]) ** 2
+            if slope:
+                (high if slope > 0 else low).append(gap / slope)
+            elif gap < 0:
+                break
+        else:
+            if not low or not high or max(low) <= min(high):
+                faces.append((middle, way, max(low, default=None), min(high, default=None)))
+    return faces
 
-    def label(points):
-        return labels[torch.cdist(points, sites).argmin(1)]
 
-    own = label(x[None])[0]
-    angle = torch.linspace(0, 2 * torch.pi, directions + 1, dtype=torch.float64)[:-1]
-    ways = torch.stack((angle.cos(), angle.sin()), 1)
-    steps = torch.linspace(0, 15, 600, dtype=torch.float64)
-    labels_seen = label((x + steps[:, None, None] * ways).flatten(0, 1)).view(len(steps), directions)
-    changed = labels_seen != own
-    first = torch.where(changed.any(0), changed.int().argmax(0), len(steps) - 1)
-    return steps[first].min().item(), steps[1].item()
+def exact_squared_distance(faces, x):
+    squares = []
+    for middle, way, low, high in faces:
+        t = ((x[0] - middle[0]) * way[0] + (x[1] - middle[1]) * way[1]) / (way[0] ** 2 + way[1] ** 2)
+        t = t if low is None else max(t, low)
+        t = t if high is None else min(t, high)
+        squares.append((x[0] - middle[0] - t * way[0]) ** 2 + (x[1] - middle[1] - t * way[1]) ** 2)
+    return min(squares)
+
+
+def agrees_with_exact(points, labels, places):
+    distance = DecisionFaces(torch.tensor(points, dtype=torch.float64), torch.tensor(labels)).distance(
+        torch.tensor(places, dtype=torch.float64)
+    )
+    faces = exact_faces(points, labels)
+    exact = [float(exact_squared_distance(faces, tuple(map(Fraction, place)))) ** 0.5 for place in places]
+    assert distance.tolist() == pytest.approx(exact, rel=1e-9, abs=1e-9)
 
 
 @given(SITES, st.tuples(COORDINATE, COORDINATE))
-def test_distance_to_the_decision_faces(points, x):
+def test_distance_to_the_decision_faces_is_the_exact_one(points, x):
     """Collinear sites, unbounded cells and cocircular sites are all among these small integers."""
-    sites, labels = labelled(points)
-    x = torch.tensor(x, dtype=torch.float64) + torch.tensor([0.31, 0.17], dtype=torch.float64)
-    distance = DecisionFaces(sites, labels).distance(x[None]).item()
-    found, step = nearest_face_by_bisection(sites, labels, x)
-    if found < 14:
-        # A search by steps and angles overshoots: by one step, and by the angle between two directions.
-        assert distance <= found + 1e-9
-        assert found <= (distance + step) * 1.02 + step
+    labels = [k % 3 % 2 for k in range(len(points))]
+    agrees_with_exact(points, labels, [(x[0] + 0.31, x[1] + 0.17), (100.0 * x[0], 90.0), *points])
+
+
+# Each is an arrangement that Qhull, or arithmetic far from the origin, once got wrong.
+@pytest.mark.parametrize("stray", [0.0, 1e-13, 1e-9, 1e-4])
+@pytest.mark.parametrize("arrangement", ["grid", "line", "circle", "pairs", "far"])
+def test_distance_where_sites_are_almost_degenerate(arrangement, stray):
+    generator = torch.Generator().manual_seed(3)
+    k = torch.arange(12, dtype=torch.float64)
+    sites = {
+        "grid": torch.stack((k % 4, k // 4), 1),
+        "line": torch.stack((0.3 * k, 0.7 * k), 1),
+        "circle": torch.stack(((k * torch.pi / 6).cos(), (k * torch.pi / 6).sin()), 1),
+        "pairs": torch.rand(6, 2, generator=generator, dtype=torch.float64).repeat(2, 1),
+        "far": torch.rand(12, 2, generator=generator, dtype=torch.float64) + 1e6,
+    }[arrangement]
+    labels = [0, 1, 1, 2, 0, 2] * 2
+    sites = sites + stray * torch.randn(12, 2, generator=generator, dtype=torch.float64)
+    places = sites.mean(0) + 6 * torch.rand(20, 2, generator=generator, dtype=torch.float64) - 3
+    agrees_with_exact(sites.tolist(), labels, [*places.tolist(), *sites.tolist()])
+
+
+def test_qhull_and_the_trial_of_all_pairs_find_the_same_faces():
+    """A large set is tessellated by Qhull; with two sites that nearly coincide every pair is tried."""
+    generator = torch.Generator().manual_seed(0)
+    sites, labels = torch.rand(100, 2, generator=generator, dtype=torch.float64), torch.arange(100) % 3
+    x = 2 * torch.rand(500, 2, generator=generator, dtype=torch.float64) - 0.5
+    twin = torch.cat((sites, sites[:1] + 1e-12)), torch.cat((labels, labels[:1]))
+    assert torch.allclose(DecisionFaces(sites, labels).distance(x), DecisionFaces(*twin).distance(x), rtol=1e-9, atol=1e-9)
 
 
 @given(SITES)
 def test_g_holds_on_the_sites_what_theorem_3_promises(points):
-    """In exact fractions: the squared distance of each site to the others is more than (2 epsilon)^2, so |g| > epsilon."""
+    """In exact fractions: with sites more than 2 epsilon apart, |g| > epsilon on each; and by the package's floating point."""
     sites, labels = labelled(points)
+    own = labels.tolist()
     exact = [
-        min(
-            Fraction((a - c) ** 2 + (b - d) ** 2) for (c, d), other in zip(points, labels.tolist(), strict=True) if other != label
-        )
-        for (a, b), label in zip(points, labels.tolist(), strict=True)
+        min(Fraction((a - c) ** 2 + (b - d) ** 2) for (c, d), other in zip(points, own, strict=True) if other != label)
+        for (a, b), label in zip(points, own, strict=True)
     ]
     epsilon = float(min(exact)) ** 0.5 / 2 * 0.999
+    faces = exact_faces(points, own)
+    for point in points:
+        assert exact_squared_distance(faces, point) > Fraction(epsilon) ** 2
     g = DecisionFaces(sites, labels)
     assert torch.equal(g.prediction(sites), labels)
     assert (g.distance(sites) > epsilon).all()
@@ -65,6 +115,18 @@ def test_g_holds_on_the_sites_what_theorem_3_promises(points):
     for radius, squared in zip(c.radius.tolist(), exact, strict=True):
         assert (2 * Fraction(radius)) ** 2 <= squared  # rounded down, exactly
         assert radius >= float(squared) ** 0.5 / 2 * (1 - 1e-6)
+
+
+@given(SITES, st.integers(0, 100))
+def test_each_margin_of_g_is_1_lipschitz(points, seed):
+    """Between near points and far ones, on the same side of a face and across it."""
+    sites, labels = labelled(points, 3)
+    g = DecisionFaces(sites, labels)
+    generator = torch.Generator().manual_seed(seed)
+    x = 16 * torch.rand(300, 2, generator=generator, dtype=torch.float64) - 8
+    moved = x + torch.logspace(-3, 1, 300, dtype=torch.float64)[:, None] * torch.randn(300, 2, generator=generator).double()
+    margins = [y[:, :, None] - y[:, None, :] for y in (g.logits(x), g.logits(moved))]
+    assert ((margins[0] - margins[1]).abs().amax((1, 2)) <= (x - moved).norm(dim=1) + 1e-12).all()
 
 
 @given(SITES, st.integers(0, 100))
@@ -141,6 +203,8 @@ def test_errors_say_what_to_do():
         check_sites(two, torch.tensor([1, 1, 1]))
     with pytest.raises(ValueError, match="site 1 holds NaN"):
         check_sites(torch.tensor([[0.0], [torch.nan]]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="point 0 holds NaN"):
+        DecisionFaces(two, torch.tensor([0, 0, 1])).distance(torch.tensor([[torch.nan, 0.0]]))
     with pytest.raises(ValueError, match="in the plane"):
         DecisionFaces(torch.eye(3), torch.arange(3))
     with pytest.raises(SeparationError, match=r"sites 1 and 2 .* 0.5 apart.*2 epsilon = 0.6: take an epsilon below 0.25"):

@@ -18,27 +18,39 @@ NETWORKS = {
 """Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows."""
 
 ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
+INITIALISATIONS = ("orthogonal", "pytorch")
 
 
 def build(
-    network: str, input_shape: tuple[int, int, int], classes: int, *, activation: str = "minmax", seed: int = 0
+    network: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    activation: str = "minmax",
+    initialisation: str = "orthogonal",
+    seed: int = 0,
 ) -> nn.Sequential:
-    """Build one of `NETWORKS`, or a network written in the same notation, with orthogonal weights and biases of 0.
+    """Build one of `NETWORKS`, or a network written in the same notation.
 
     Args:
         input_shape: (channels, height, width).
         activation: a key of `ACTIVATIONS`, put after every layer but the last.
+        initialisation: "orthogonal" weights and biases of 0, or "pytorch" for PyTorch's own of each layer.
         seed: of the weights; torch's own random state is left as it is.
 
-    Raises ValueError for a notation or activation that is not understood, and for images too small for the strides.
+    Raises ValueError for a notation, activation or initialisation that is not understood, and for images too small for the
+    strides.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; not {activation!r}")
+    if initialisation not in INITIALISATIONS:
+        raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}; not {initialisation!r}")
     convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
     parsed = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word) for word in convolutions.split()]
     if not bar or not all(parsed) or not all(word.isdigit() for word in dense.split()):
         raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
-    with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation, replaced below, draws from the global state
+    with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global state
+        torch.manual_seed(seed)
         channels, height, width = input_shape
         layers: list[nn.Module] = []
         for match in parsed:
@@ -55,7 +67,7 @@ def build(
             features = int(word)
         layers.append(nn.Linear(features, classes))
     generator = torch.Generator().manual_seed(seed)
-    for layer in layers:
+    for layer in layers if initialisation == "orthogonal" else ():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.orthogonal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)

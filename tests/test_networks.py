@@ -40,6 +40,14 @@ def test_weights_are_orthogonal_and_seeded():
         assert torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5)
 
 
+def test_pytorchs_own_initialisation():
+    network = networks.build("c4k3s2 | 6", (1, 8, 8), 3, initialisation="pytorch", seed=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        first = nn.Conv2d(1, 4, 3, 2, padding=1)
+    assert torch.equal(network[0].weight, first.weight) and torch.equal(network[0].bias, first.bias)
+
+
 def test_own_notation_and_errors():
     network = networks.build("c4k3s2 | 6", (1, 8, 8), 3, activation="relu")
     assert [type(layer).__name__ for layer in network] == ["Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
@@ -47,5 +55,7 @@ def test_own_notation_and_errors():
         networks.build("3C1F", (1, 8, 8), 3)
     with pytest.raises(ValueError, match="activation must be one of minmax, relu"):
         networks.build("2C2F", (1, 28, 28), 10, activation="gelu")
+    with pytest.raises(ValueError, match="initialisation must be one of orthogonal, pytorch"):
+        networks.build("2C2F", (1, 28, 28), 10, initialisation="zeros")
     with pytest.raises(ValueError, match="too small"):
         networks.build("6C2F", (3, 2, 2), 10)

@@ -16,7 +16,7 @@ import torch
 
 from gloro_lite import GloroNet, MinMax, networks, serialization
 from gloro_lite.datasets import digits
-from gloro_lite.datasets.benchmarks import Benchmark, Images, data_root
+from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, recipes, results
 from gloro_lite.train.__main__ import main
 from gloro_lite.train.sphere import SpectralSphere
@@ -356,8 +356,8 @@ def test_stored_results_hold_together(path):
     assert sum(label == prediction for label, prediction, _ in rows) / len(rows) == result["test_accuracy"]
     verified = sum(label == prediction and radius > recipe.epsilon for label, prediction, radius in rows)
     assert verified / len(rows) == result["test_vra"]
-    shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[recipe.dataset]
-    net = GloroNet(networks.build(recipe.network, shape, 10, activation=recipe.activation), shape, recipe.epsilon)
+    shape, classes = INFO[recipe.dataset][:2]
+    net = GloroNet(networks.build(recipe.network, shape, classes, activation=recipe.activation), shape, recipe.epsilon)
     serialization.load(net, path.with_name("model.safetensors"))
     assert net.margin_constants().max().item() == pytest.approx(result["lipschitz_upper"], rel=1e-9)
 
@@ -368,5 +368,6 @@ def test_the_benchmark_measures():
     row = benchmark.measure("2C2F", rounds=1, device="cpu")
     assert row["gloro_over_standard"] == row["seconds"]["gloro_step"] / row["seconds"]["standard_step"] > 0
     assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert row["gloro_over_standard_memory"] == row["peak_bytes"]["gloro_step"] / row["peak_bytes"]["standard_step"] > 0
     x = torch.randn(3, 6, 4, 4)
     assert torch.equal(benchmark._PlainMinMax()(x), MinMax()(x))

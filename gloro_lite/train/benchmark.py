@@ -8,27 +8,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import platform
 import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, device_name
+from gloro_lite.train.results import STORED, device_name, peak_memory
 from gloro_lite.train.trainer import Trainer
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
-
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 class _PlainMinMax(nn.Module):
@@ -42,7 +42,7 @@ class _PlainMinMax(nn.Module):
 def _trainer(recipe: Recipe, device: str, **changes) -> Trainer:
     recipe = dataclasses.replace(recipe, precision="float32", **changes)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (recipe.batch_size, *SHAPES[recipe.dataset]), generator=generator, dtype=torch.uint8)
+    x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
     return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device)
 
@@ -85,14 +85,31 @@ def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def _memory_of_a_step(recipe: Recipe, device: str) -> int:
+    trainer = _trainer(recipe, device)
+    step = _step(trainer)
+    before = peak_memory(trainer.device)
+    for _ in range(3):
+        step()
+    return peak_memory(trainer.device) - before
+
+
+def _memory(recipe: Recipe, device: str) -> int:
+    """Bytes that steps need at their peak, the optimizer's state with them: in a process of its own, since peaks never fall."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_memory_of_a_step, recipe, device).result()
+
+
 def measure(network: str, rounds: int, device: str) -> dict[str, float]:
-    """Seconds a step (batch 256) and a pass over 1,000 images, and the ratios that the book quotes."""
+    """Seconds and peak bytes of a step (batch 256), seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
-    gloro = _trainer(recipe, device, optimizer="adam")
+    adam = dataclasses.replace(recipe, optimizer="adam")
+    standard = dataclasses.replace(adam, loss="standard")
+    gloro = _trainer(adam, device)
     net = gloro.net
     seconds = _seconds(
         {
-            "standard_step": _step(_trainer(recipe, device, loss="standard", optimizer="adam")),
+            "standard_step": _step(_trainer(standard, device)),
             "gloro_step": _step(gloro),
             "muon_step": _step(_trainer(recipe, device)),
             "plain_step": _plain_step(recipe, device),
@@ -100,7 +117,7 @@ def measure(network: str, rounds: int, device: str) -> dict[str, float]:
         rounds,
         device,
     )
-    images = torch.rand(1000, *SHAPES[recipe.dataset], device=device).to(memory_format=torch.channels_last)
+    images = torch.rand(1000, *INFO[recipe.dataset].shape, device=device).to(memory_format=torch.channels_last)
     net.eval()
     start = time.perf_counter()
     net.margin_constants()
@@ -111,12 +128,15 @@ def measure(network: str, rounds: int, device: str) -> dict[str, float]:
             return net.network(images)
 
     seconds |= _seconds({"forward": forward, "certify": lambda: net.certify(images)}, rounds, device)
+    memory = {"standard_step": _memory(standard, device), "gloro_step": _memory(adam, device)}
     return {
         "seconds": seconds,
+        "peak_bytes": memory,
         "gloro_over_standard": seconds["gloro_step"] / seconds["standard_step"],
         "gloro_over_plain": seconds["gloro_step"] / seconds["plain_step"],
         "muon_over_standard": seconds["muon_step"] / seconds["standard_step"],
         "certify_over_forward": seconds["certify"] / seconds["forward"],
+        "gloro_over_standard_memory": memory["gloro_step"] / memory["standard_step"],
     }
 
 
@@ -130,7 +150,7 @@ def main() -> None:
     report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device)
-        print(network, {key: round(value, 3) for key, value in row.items() if key != "seconds"}, flush=True)
+        print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
     folder.mkdir(exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
 from gloro_lite.losses import LOSSES
+from gloro_lite.networks import ACTIVATIONS, INITIALISATIONS
 from gloro_lite.train.augment import AUGMENTATIONS
 
 OPTIMIZERS = ("muon", "adam")
@@ -29,6 +30,8 @@ class Recipe:
     train_epsilon: float
     """What training ends with; a little more than epsilon."""
     activation: str = "minmax"
+    initialisation: str = "orthogonal"
+    """One of `gloro_lite.networks.INITIALISATIONS`."""
     loss: str = "cross_entropy"
     """One of `gloro_lite.losses.LOSSES`; "standard" trains without bottom."""
     loss_weight: float = 1.0
@@ -62,6 +65,8 @@ class Recipe:
 
     def __post_init__(self):
         choices = {
+            "activation": ACTIVATIONS,
+            "initialisation": INITIALISATIONS,
             "loss": LOSSES,
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
@@ -182,6 +187,8 @@ _PAPER = {
     },
 }
 
+_STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-imagenet": 58}  # the paper's
+
 
 def _variants(ours: Recipe) -> list[Recipe]:
     """The recipes of one row: ours; the paper's, its ReLU form, and its loss without TRADES; a standard net."""
@@ -194,7 +201,16 @@ def _variants(ours: Recipe) -> list[Recipe]:
         paper,
         change(paper, name=f"{ours.name}-paper-relu", activation="relu"),
         change(paper, name=f"{ours.name}-paper-ce", loss="cross_entropy"),
-        change(ours, name=f"{ours.name}-standard", loss="standard", optimizer="adam", rate=1e-3),
+        change(
+            ours,
+            name=f"{ours.name}-standard",
+            loss="standard",
+            loss_weight=1.0,
+            loss_weight_growth=0.0,
+            optimizer="adam",
+            rate=1e-3,
+            epochs=_STANDARD_EPOCHS[ours.name],
+        ),
     ]
 
 

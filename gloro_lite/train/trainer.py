@@ -58,7 +58,9 @@ class Trainer:
         self.train, self.validation = (Images(part.x.to(device), part.y.to(device)) for part in (data.train, data.validation))
         shape = tuple(data.train.x.shape[1:])
         classes = int(data.train.y.max()) + 1
-        network = networks.build(recipe.network, shape, classes, activation=recipe.activation, seed=seed)
+        network = networks.build(
+            recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=seed
+        )
         self.net = GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
         self.net.to(self.device, memory_format=torch.channels_last)
         self.compiled = compiled and _compiler_works(self.device)

@@ -1,0 +1,95 @@
+"""What each choice of a recipe is worth: `python -m gloro_lite.train.ablations` trains variants that differ in one of them.
+
+At MNIST scale, with the small 2C2F at the large epsilon, where no variant comes near its ceiling. Figures are those of the
+validation split, by the converged estimate: the test set is not for choosing. Writes `data/ablations.json` after each run, and
+goes on from there when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+from gloro_lite.datasets import benchmarks
+from gloro_lite.files import write_atomically
+from gloro_lite.train.recipes import Recipe, find
+from gloro_lite.train.results import STORED, device_name
+from gloro_lite.train.trainer import Trainer
+
+TARGET = STORED.parent / "ablations.json"
+EPOCHS = 15
+
+BASE = dataclasses.replace(find("mnist-1.58"), name="base", network="2C2F", rate=0.01, epochs=EPOCHS)
+
+VARIANTS: dict[str, dict] = {
+    "base": {},
+    "loss: cross-entropy with bottom": {"loss": "cross_entropy"},
+    "loss: TRADES, λ = 1.5": {"loss": "trades", "loss_weight": 1.5, "loss_weight_growth": 0.0},
+    "loss: TRADES with cross-entropy, λ = 1.5": {"loss": "trades_ce", "loss_weight": 1.5, "loss_weight_growth": 0.0},
+    "loss: EMMA": {"loss": "emma"},
+    "loss: q = 0.8 from the start": {"loss_weight_growth": 0.0},
+    "optimizer: Adam on plain weights": {"optimizer": "adam", "rate": 1e-3},
+    "rate: twice": {"rate": 0.02},
+    "schedule: held, then exponential": {"schedule": "exponential"},
+    "training ε: fixed": {"epsilon_growth": 0.0},
+    "training ε: not above ε": {"train_epsilon": 1.58},
+    "initialisation: PyTorch's own": {"initialisation": "pytorch"},
+    "power iterations: 5 a step": {"iterations": 5},
+    "activation: ReLU": {"activation": "relu"},
+    "augmentation: small affine maps": {"augmentation": "digits"},
+    "batch: 512": {"batch_size": 512},
+    "precision: float32": {"precision": "float32"},
+}
+"""What each variant changes in `BASE`."""
+
+SEEDS = {"base": (0, 1)}
+"""Of the base, to see how far chance alone moves it; the variants have one each."""
+
+
+def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
+    """Train one variant; returns its figures on the validation split, as fractions."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(recipe, data, Path(folder), seed=seed, compiled=True)
+        trainer.run()
+    last = trainer.history[-1]
+    return {
+        "seed": seed,
+        "validation_accuracy": last["accuracy"],
+        "validation_vra": last["vra"],
+        "lipschitz_estimate": last["lipschitz"],
+    }
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.train.ablations", description=__doc__.splitlines()[0])
+    p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    options = p.parse_args()
+    data = benchmarks.load(BASE.dataset, options.data)
+    base = dataclasses.asdict(BASE)
+    report = json.loads(TARGET.read_text()) if TARGET.exists() else {"base": base, "runs": []}
+    if report["base"] != base:
+        raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
+    report |= {
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    done = {(row["variant"], row["seed"]) for row in report["runs"]}
+    for variant, changes in VARIANTS.items():
+        for seed in SEEDS.get(variant, (0,)):
+            if (variant, seed) in done:
+                continue
+            print(f"{variant}, seed {seed}", flush=True)
+            row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data)}
+            report["runs"].append(row)
+            write_atomically(TARGET, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from gloro_lite.files import write_atomically
 from gloro_lite.net import GloroNet
 
 
@@ -16,13 +16,11 @@ class WeightFileError(ValueError):
 
 def save(net: GloroNet, path: str | Path) -> None:
     """Write the net's state to `path`. Atomic: whatever stops it, the file is the old one or the new one."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(state, part, metadata={"format": "pt", "epsilon": repr(net.epsilon), "tight": repr(net.tight)})
-    os.replace(part, path)
+    metadata = {"format": "pt", "epsilon": repr(net.epsilon), "tight": repr(net.tight)}
+    write_atomically(Path(path), serialized(state, metadata))
 
 
 def load(net: GloroNet, path: str | Path) -> GloroNet:

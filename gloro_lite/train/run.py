@@ -42,6 +42,10 @@ def train(
         raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
     device = distributed.start(device)
     try:
+        # The first process decodes what is not cached yet; the others map its cache.
+        if distributed.is_first():
+            benchmarks.load(recipe.dataset, root)
+        distributed.agree(None)
         data = benchmarks.load(recipe.dataset, root)
         trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
         trainer.run(max_seconds=max_seconds, on_epoch=on_epoch)

@@ -7,12 +7,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup book notebooks test bench serve clean lock
+.PHONY: help setup book notebooks test bench picture serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
 	@echo "make test   everything that CI checks"
-	@echo "make bench  the cost of a step and of a certificate on this machine"
+	@echo "make bench  the cost of a step, of a certificate and of a widget's redraw on this machine"
+	@echo "make picture  the README's picture of the margin explorer"
 	@echo "make serve  the rendered book on http://localhost:8000"
 	@echo "make lock   refresh requirements.lock"
 	@echo "make clean  remove what was built (the virtual environment stays)"
@@ -43,8 +44,12 @@ test: $(READY)
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/book
 
-bench: $(READY)
+bench: book
 	$(BIN)/python -m gloro_lite.train.benchmark
+	$(BIN)/python book/_ext/measure_widgets.py
+
+picture: book
+	$(BIN)/python book/_ext/picture.py
 
 serve: book
 	$(BIN)/python -m http.server --directory _build/html 8000

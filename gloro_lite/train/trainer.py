@@ -67,7 +67,8 @@ class Trainer:
         network = self.net.network
         if self.compiled:
             # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
-            network = torch.compile(network, dynamic=False, mode="reduce-overhead" if self.device.type == "cuda" else None)
+            graphs = self.device.type == "cuda" and distributed.count() == 1
+            network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
         self._forward = distributed.wrap(network)
         self.sphere = SpectralSphere(self.net) if recipe.optimizer == "muon" else None
         self.optimizers = self._optimizers()

@@ -57,7 +57,8 @@ class Widget(anywidget.AnyWidget):
         plt.close(figure)
         picture = base64.b64encode(buffer.getvalue()).decode()
         alt = html.escape(self.description, quote=True)
-        return HTML(f'<noscript class="gloro-noscript"><img class="gloro-still" alt="{alt}" src="data:image/png;base64,{picture}"></noscript>')
+        image = f'<img class="gloro-still" alt="{alt}" src="data:image/png;base64,{picture}">'
+        return HTML(f'<noscript class="gloro-noscript">{image}</noscript>')
 
 
 def frame(points, margin: float = 0.3) -> dict[str, float]:

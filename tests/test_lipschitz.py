@@ -85,6 +85,24 @@ def test_torus_bound_stands_where_unrolling_is_too_large(monkeypatch):
     assert exact < upper_bound(layer, (2, 8, 8)) < 1.2 * exact
 
 
+def test_an_iteration_proposes_for_large_operators_and_the_bound_stays_tight(monkeypatch):
+    torch.manual_seed(3)
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    operator = linear_operator(layer, (2, 9, 9))
+    exact = exact_norm(layer, (2, 9, 9))
+    monkeypatch.setattr(certified_module, "_SOLVED", 10)
+    assert exact * (1 - 1e-12) <= unrolled_norm(operator) <= exact * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 0.9, 0.999, 1 - 1e-6])
+def test_a_proposal_that_is_too_low_is_not_believed(monkeypatch, factor):
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    exact = exact_norm(layer, (2, 6, 6))
+    propose = certified_module._proposed_eigenvalue
+    monkeypatch.setattr(certified_module, "_proposed_eigenvalue", lambda gram: factor * propose(gram))
+    assert unrolled_norm(linear_operator(layer, (2, 6, 6))) >= exact * (1 - 1e-12)
+
+
 @pytest.mark.parametrize("bound", [unrolled_norm, torus_norm])
 def test_one_percent_less_is_no_bound(bound):
     """A 1 x 1 convolution has torus bound and norm equal: a bound scaled by 0.99 falls below the SVD."""

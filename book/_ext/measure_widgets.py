@@ -59,7 +59,7 @@ def main() -> None:
                 page.evaluate(SETTLE)
                 times.append(float(widget.get_attribute("data-redraw-ms")))
             redraws[NAMES[k]] = {
-                "median": statistics.median(times),
+                "median": round(statistics.median(times), 2),
                 "slowest": max(times),
             }
         version = browser.version

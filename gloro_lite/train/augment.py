@@ -19,8 +19,9 @@ class Augmentation:
         rotation: in radians, to either side.
         shift: in fractions of the image's side, each way.
         shear: in radians, to either side.
-        zoom: smallest and largest scale of what is shown.
-        saturation, contrast: smallest and largest factor.
+        zoom: smallest and largest part of the image's side that is shown.
+        saturation: smallest and largest factor of each pixel's distance from grey.
+        contrast: smallest and largest factor of each pixel's distance from the image's mean.
         noise: standard deviation of Gaussian noise, in pixel units of images in [0, 1].
     """
 

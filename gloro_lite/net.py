@@ -11,6 +11,7 @@ from gloro_lite.bottom import BOTTOM, bottom_logit, certified_radius, check_epsi
 from gloro_lite.lipschitz.certified import upper_bound
 from gloro_lite.lipschitz.compose import check_deterministic, expression
 from gloro_lite.lipschitz.power import TrainingBound
+from gloro_lite.precision import full_precision
 
 
 class Certificate(NamedTuple):
@@ -120,7 +121,7 @@ class GloroNet(nn.Module):
     def estimate(self) -> Tensor:
         """The table of margin constants by the training bound, (classes, classes), differentiable. It certifies nothing."""
         body = self.training_bound(self.iterations)
-        with torch.autocast(self.head.weight.device.type, enabled=False):
+        with full_precision(self.head.weight.device):
             return margin_constants(self.head.weight, body, tight=self.tight)
 
     def margin_constants(self) -> Tensor:
@@ -183,7 +184,7 @@ class GloroNet(nn.Module):
             raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")
         check_deterministic(self.network)
         constants = self.margin_constants()
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             logits = self.network(x)
         radius = certified_radius(logits.to(constants.device), constants).to(constants.device)
         prediction = logits.argmax(dim=1).to(constants.device)

@@ -50,7 +50,7 @@ def build(
     if not bar or not all(parsed) or not all(word.isdigit() for word in dense.split()):
         raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global state
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed would seed GPUs too
         channels, height, width = input_shape
         layers: list[nn.Module] = []
         for match in parsed:

@@ -96,13 +96,14 @@ def scatter(axes, x: Tensor, y: Tensor, *, size: float = 14, legend: bool = Fals
         axes.legend()
 
 
-def live_curves(seconds: float = 5.0) -> Callable[[list[dict]], None]:
+def live_curves(seconds: float = 5.0) -> Callable[[list[dict], bool], None]:
     """Curves of a training run that a notebook redraws in place: give the result to `gloro_lite.train.train` as `on_epoch`.
 
     Args:
         seconds: the least time between two pictures, so that drawing takes no time from short epochs.
 
-    Returns: a function of a history, a list of one dict an epoch with the keys loss, accuracy, vra and lipschitz.
+    Returns: a function of a history, a list of one dict an epoch with the keys loss, accuracy, vra and lipschitz, and of whether
+        its last epoch is the last of all, which is always drawn.
     """
     from IPython.display import display
     from matplotlib import pyplot as plt
@@ -110,9 +111,9 @@ def live_curves(seconds: float = 5.0) -> Callable[[list[dict]], None]:
     handle = display({"text/plain": "The first epoch is not over yet."}, raw=True, display_id=True)
     drawn = -float("inf")
 
-    def draw(history: list[dict]) -> None:
+    def draw(history: list[dict], last: bool) -> None:
         nonlocal drawn
-        if time.monotonic() - drawn < seconds:
+        if time.monotonic() - drawn < seconds and not last:
             return
         with style():
             figure, (loss, fraction, constant) = plt.subplots(1, 3, figsize=(9, 2.6))

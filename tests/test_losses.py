@@ -44,9 +44,9 @@ def test_emma_moves_each_rival_as_far_as_it_could_come():
     # Class 1 overtakes at radius 1/4, below epsilon = 1, so it ties; class 2 cannot within 1 and moves by the whole of it.
     expected = torch.nn.functional.cross_entropy(torch.tensor([[2.0, 2.0, -46.0]], dtype=torch.float64), labels)
     assert losses.emma(logits, labels, constants, 1.0).item() == pytest.approx(expected.item(), abs=1e-12)
-    wrong = torch.tensor([1])  # already overtaken: the smallest radius, 0.01 epsilon
-    expected = torch.nn.functional.cross_entropy(torch.tensor([[2.04, 1.0, -49.96]], dtype=torch.float64), wrong)
-    assert losses.emma(logits, wrong, constants.double(), 1.0).item() < expected.item() + 1.0
+    wrong = torch.tensor([1])  # class 0 has overtaken already: the smallest radius, 0.01 epsilon; class 2 moves by the whole
+    expected = torch.nn.functional.cross_entropy(torch.tensor([[2.04, 1.0, -46.0]], dtype=torch.float64), wrong)
+    assert losses.emma(logits, wrong, constants, 1.0).item() == pytest.approx(expected.item(), abs=1e-12)
     assert bottom_logit(logits, constants, 1.0).item() == 5.0
 
 

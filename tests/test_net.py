@@ -10,7 +10,33 @@ from torch import nn
 
 from gloro_lite import GloroNet, MinMax, UnknownLayerError
 from gloro_lite.bottom import bottom_logit, certified_radius, margin_constants
-from gloro_lite.lipschitz import upper_bound
+from gloro_lite.lipschitz import layer_bound, upper_bound
+
+
+class Watching(nn.Module):
+    """Notes in what precision products are set to be computed while it runs."""
+
+    seen: str = ""
+
+    def forward(self, x):
+        Watching.seen = f"{torch.backends.cuda.matmul.fp32_precision} {torch.is_autocast_enabled('cpu')}"
+        return x
+
+
+def test_certificates_are_computed_in_full_precision_whatever_is_set():
+    layer_bound.register(Watching, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Watching(), nn.Linear(2, 3)), (2,), 0.1).eval()
+    products = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "tf32"
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            net.logits(torch.rand(1, 2))
+            assert Watching.seen == "tf32 True"
+            net.certify(torch.rand(1, 2))
+            assert Watching.seen == "ieee False"
+        assert products.fp32_precision == "tf32"
+    finally:
+        products.fp32_precision = before
 
 
 def small_net(seed=0, classes=3, epsilon=0.1, **kwargs):

@@ -115,7 +115,8 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             cwd=str(ROOT),
             kernel_name="python3",
             progress_bar=False,
-            execution_timeout=CELL_SECONDS,
+            # A chapter that is given parameters may have been asked to train for hours.
+            execution_timeout=None if parameters else CELL_SECONDS,
         )
     except Exception as error:
         raise NotebookError(f"{notebook.name}: {error}") from error

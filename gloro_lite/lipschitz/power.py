@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gloro_lite.lipschitz.compose import expression
 from gloro_lite.lipschitz.operators import LinearOperator, Shape
+from gloro_lite.precision import full_precision
 
 
 def _start(operator: LinearOperator, seed: int) -> Tensor:
@@ -85,7 +86,7 @@ class TrainingBound(nn.Module):
 
     def _sigma(self, name: str, operator: LinearOperator, iterations: int) -> Tensor:
         iterate = getattr(self, self._slots[name])
-        with torch.autocast(iterate.device.type, enabled=False):
+        with full_precision(iterate.device):
             with torch.no_grad():
                 v = iterate
                 for _ in range(iterations):

@@ -12,8 +12,6 @@ import signal
 import sys
 import typing
 
-import torch
-
 from gloro_lite.datasets import benchmarks
 from gloro_lite.train.checkpoint import CheckpointError
 from gloro_lite.train.recipes import RECIPES, Recipe, find
@@ -43,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0 when the run is finished, 3 when it stopped in time with a checkpoint, 1 after an error."""
     options = vars(parser().parse_args(arguments))
     # A polite kill stops like Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         recipe = find(options["recipe"])
         names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
@@ -55,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             recipe,
             options["output"],
             seed=options["seed"],
-            device=options["device"] or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=options["device"],
             root=options["data"],
             max_seconds=options["max_seconds"],
             compiled=not options["no_compile"],

@@ -34,7 +34,9 @@ VARIANTS: dict[str, dict] = {
     "loss: TRADES with cross-entropy, λ = 1.5": {"loss": "trades_ce", "loss_weight": 1.5, "loss_weight_growth": 0.0},
     "loss: EMMA": {"loss": "emma"},
     "loss: q = 0.8 from the start": {"loss_weight_growth": 0.0},
-    "optimizer: Adam on plain weights": {"optimizer": "adam", "rate": 1e-3},
+    "sphere: none, Muon on plain weights": {"constraint": "none"},
+    "optimizer: Adam, on the sphere": {"optimizer": "adam", "rate": 1e-3},
+    "optimizer: Adam, on plain weights": {"constraint": "none", "optimizer": "adam", "rate": 1e-3},
     "rate: twice": {"rate": 0.02},
     "schedule: held, then exponential": {"schedule": "exponential"},
     "training ε: fixed": {"epsilon_growth": 0.0},
@@ -80,6 +82,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+    # What has been changed since is measured anew.
+    report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
     for variant, changes in VARIANTS.items():
         for seed in SEEDS.get(variant, (0,)):

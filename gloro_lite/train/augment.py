@@ -41,7 +41,7 @@ AUGMENTATIONS = {
     "cifar10": Augmentation(flip=True, rotation=0.157, zoom=(0.8, 1.0), saturation=(0.5, 1.2), contrast=(0.8, 1.2), noise=0.01),
     "tiny-imagenet": Augmentation(flip=True, rotation=math.radians(20), shift=0.2, shear=0.1, zoom=(0.9, 1.1)),
 }
-"""By the name that a recipe gives. "cifar10" and "tiny-imagenet" are those of the official scripts of 2021."""
+"""By the name that a recipe gives. "cifar10" and "tiny-imagenet" have the ranges of the official scripts of 2021."""
 
 
 def augment(x: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:
@@ -54,18 +54,20 @@ def augment(x: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tens
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator, device=device)
 
-    # Every image draws all of its numbers, so that one range does not change what another draws.
+    # Every image draws all of its numbers, asked for or not, so that one range does not change what another draws.
     angle = uniform(-ranges.rotation, ranges.rotation)
     right, down = 2 * uniform(-ranges.shift, ranges.shift), 2 * uniform(-ranges.shift, ranges.shift)
     shear, zoom = uniform(-ranges.shear, ranges.shear), uniform(*ranges.zoom)
-    mirror = 1 - 2 * (uniform(0, 1) < 0.5).float() if ranges.flip else torch.ones(count, device=device)
+    mirror = 1 - 2 * ((uniform(0, 1) < 0.5) & ranges.flip).float()
     saturation, contrast = uniform(*ranges.saturation), uniform(*ranges.contrast)
     if ranges.flip or ranges.rotation or ranges.shift or ranges.shear or ranges.zoom != (1.0, 1.0):
         # From the place of an output pixel to that of its source, in units of half a side.
         across = torch.stack((mirror * zoom * angle.cos(), -zoom * (angle + shear).sin(), right), 1)
         along = torch.stack((mirror * zoom * angle.sin(), zoom * (angle + shear).cos(), down), 1)
         grid = F.affine_grid(torch.stack((across, along), 1), list(x.shape), align_corners=False)
-        x = F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
+        # The centres of the outermost pixels: what lies beyond repeats them, also where `padding_mode` is not supported.
+        limit = 1 - 1 / torch.tensor([x.shape[3], x.shape[2]], dtype=x.dtype, device=device)
+        x = F.grid_sample(x, torch.minimum(torch.maximum(grid.to(x.dtype), -limit), limit), align_corners=False)
     if ranges.saturation != (1.0, 1.0):
         grey = x.mean(dim=1, keepdim=True)
         x = grey + saturation[:, None, None, None] * (x - grey)

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
+from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, device_name, peak_memory
+from gloro_lite.train.results import STORED, device_name
 from gloro_lite.train.trainer import Trainer
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
@@ -39,17 +40,18 @@ class _PlainMinMax(nn.Module):
         return torch.cat((torch.min(first, second), torch.max(first, second)), dim=1)
 
 
-def _trainer(recipe: Recipe, device: str, **changes) -> Trainer:
-    recipe = dataclasses.replace(recipe, precision="float32", **changes)
+def _trainer(recipe: Recipe, device: str) -> Trainer:
+    """A trainer as `train` makes it, of random images."""
+    recipe = dataclasses.replace(recipe, precision="float32")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
-    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device)
+    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device, compiled=True)
 
 
 def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
     """A standard step that uses none of the trainer's care: NCHW, MinMax as min and max."""
-    trainer = _trainer(recipe, device, loss="standard", optimizer="adam")
+    trainer = _trainer(recipe, device)
     network = trainer.net.network.to(memory_format=torch.contiguous_format)
     for index, layer in enumerate(network):
         if isinstance(layer, MinMax):
@@ -78,7 +80,7 @@ def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: st
         for name, function in functions.items():
             start = time.perf_counter()
             function()
-            if device == "cuda":
+            if torch.device(device).type == "cuda":
                 torch.cuda.synchronize()
             if turn >= 2:  # the first two warm up
                 times[name].append(time.perf_counter() - start)
@@ -88,10 +90,11 @@ def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: st
 def _memory_of_a_step(recipe: Recipe, device: str) -> int:
     trainer = _trainer(recipe, device)
     step = _step(trainer)
-    before = peak_memory(trainer.device)
+    memory.reset_peak(trainer.device)
+    before = memory.peak(trainer.device)
     for _ in range(3):
         step()
-    return peak_memory(trainer.device) - before
+    return memory.peak(trainer.device) - before
 
 
 def _memory(recipe: Recipe, device: str) -> int:
@@ -103,7 +106,7 @@ def _memory(recipe: Recipe, device: str) -> int:
 def measure(network: str, rounds: int, device: str) -> dict[str, float]:
     """Seconds and peak bytes of a step (batch 256), seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
-    adam = dataclasses.replace(recipe, optimizer="adam")
+    adam = dataclasses.replace(recipe, optimizer="adam", constraint="none")
     standard = dataclasses.replace(adam, loss="standard")
     gloro = _trainer(adam, device)
     net = gloro.net
@@ -112,7 +115,7 @@ def measure(network: str, rounds: int, device: str) -> dict[str, float]:
             "standard_step": _step(_trainer(standard, device)),
             "gloro_step": _step(gloro),
             "muon_step": _step(_trainer(recipe, device)),
-            "plain_step": _plain_step(recipe, device),
+            "plain_step": _plain_step(standard, device),
         },
         rounds,
         device,
@@ -128,15 +131,16 @@ def measure(network: str, rounds: int, device: str) -> dict[str, float]:
             return net.network(images)
 
     seconds |= _seconds({"forward": forward, "certify": lambda: net.certify(images)}, rounds, device)
-    memory = {"standard_step": _memory(standard, device), "gloro_step": _memory(adam, device)}
+    peaks = {"standard_step": _memory(standard, device), "gloro_step": _memory(adam, device)}
     return {
+        "compiled": gloro.compiled,
         "seconds": seconds,
-        "peak_bytes": memory,
+        "peak_bytes": peaks,
         "gloro_over_standard": seconds["gloro_step"] / seconds["standard_step"],
         "gloro_over_plain": seconds["gloro_step"] / seconds["plain_step"],
         "muon_over_standard": seconds["muon_step"] / seconds["standard_step"],
         "certify_over_forward": seconds["certify"] / seconds["forward"],
-        "gloro_over_standard_memory": memory["gloro_step"] / memory["standard_step"],
+        "gloro_over_standard_memory": peaks["gloro_step"] / peaks["standard_step"],
     }
 
 

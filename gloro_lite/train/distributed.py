@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,9 +15,13 @@ def start(device: str) -> str:
     """Join the other processes that `torchrun` has started, if it has; returns the device of this one."""
     if "LOCAL_RANK" not in os.environ or not dist.is_available():
         return device
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)  # NCCL takes the current one
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+        # The others wait while the first process decodes images or certifies the test set.
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=1))
+    return device
 
 
 def stop() -> None:

@@ -13,6 +13,7 @@ from gloro_lite.train.augment import AUGMENTATIONS
 
 OPTIMIZERS = ("muon", "adam")
 SCHEDULES = ("cosine", "exponential")
+CONSTRAINTS = ("sphere", "none")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -38,8 +39,10 @@ class Recipe:
     """lambda of "trades", q of "generalised"."""
     loss_weight_growth: float = 0.0
     """Fraction of training over which that weight grows linearly from 0."""
+    constraint: str = "sphere"
+    """"sphere" holds each linear layer of the body at norm 1 (`SpectralSphere`), "none" leaves them free."""
     optimizer: str = "muon"
-    """With "muon" the body's weights move by Muon on the spectral sphere, the rest by Adam; with "adam" everything by Adam."""
+    """With "muon" the body's weights move by Muon and the rest by Adam; with "adam" everything by Adam."""
     rate: float = 0.01
     """Peak learning rate of the optimizer of the body's weights."""
     head_rate: float = 2e-3
@@ -68,6 +71,7 @@ class Recipe:
             "activation": ACTIVATIONS,
             "initialisation": INITIALISATIONS,
             "loss": LOSSES,
+            "constraint": CONSTRAINTS,
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
             "augmentation": AUGMENTATIONS,
@@ -83,8 +87,12 @@ class Recipe:
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be a finite number greater than 0, not {getattr(self, field)}")
         for field in ("warmup", "loss_weight_growth", "epsilon_growth"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"{field} is a fraction of training: it must be in [0, 1), not {getattr(self, field)}")
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} is a fraction of training: it must be in [0, 1], not {getattr(self, field)}")
+        if self.warmup == 1:
+            raise ValueError("warmup is 1: no part of training would be left for the rate to fall")
+        if not 0 <= self.loss_weight < math.inf or (self.loss == "generalised" and self.loss_weight > 1):
+            raise ValueError(f"loss_weight must be finite and not negative, as q at most 1; not {self.loss_weight}")
 
     def rate_scale(self, progress: float) -> float:
         """The learning rates as a fraction of their peaks, after a fraction of training."""
@@ -149,7 +157,7 @@ _PAPER = {
     "mnist-0.3": {
         "loss": "trades_ce",
         "loss_weight": 2.0,
-        "loss_weight_growth": 0.999,
+        "loss_weight_growth": 1.0,
         "rate": 1e-3,
         "epsilon_growth": 0.0,
         "iterations": 10,
@@ -178,7 +186,7 @@ _PAPER = {
     "tiny-imagenet": {
         "loss": "trades",
         "loss_weight": 20.0,
-        "loss_weight_growth": 0.999,
+        "loss_weight_growth": 1.0,
         "rate": 2.5e-4,
         "rate_end": 5e-7,
         "epsilon_growth": 0.0,
@@ -194,7 +202,13 @@ def _variants(ours: Recipe) -> list[Recipe]:
     """The recipes of one row: ours; the paper's, its ReLU form, and its loss without TRADES; a standard net."""
     change = dataclasses.replace
     paper = change(
-        ours, name=f"{ours.name}-paper", optimizer="adam", schedule="exponential", precision="float32", **_PAPER[ours.name]
+        ours,
+        name=f"{ours.name}-paper",
+        constraint="none",
+        optimizer="adam",
+        schedule="exponential",
+        precision="float32",
+        **_PAPER[ours.name],
     )
     return [
         ours,
@@ -207,6 +221,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
             loss="standard",
             loss_weight=1.0,
             loss_weight_growth=0.0,
+            constraint="none",
             optimizer="adam",
             rate=1e-3,
             epochs=_STANDARD_EPOCHS[ours.name],

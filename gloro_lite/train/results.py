@@ -8,6 +8,8 @@ import io
 import json
 import os
 import platform
+import statistics
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +33,8 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 def write(trainer: Trainer, test: Images) -> dict:
     """Certify the test set with the net of the chosen epoch and write `result.json`, `model.safetensors`, `history.csv` and
     `certificates.csv` (index, label, prediction, radius: one row an image) into the trainer's folder; returns what is in
-    `result.json`. Accuracies are fractions, by the certified bound in float64; memory is in bytes.
+    `result.json`. Accuracies are fractions, by the certified bound in float64; an epoch's seconds are the median; memory is what
+    training added at its peak, in bytes an image of the batch.
     """
     net, recipe, folder = trainer.net.cpu().to(memory_format=torch.contiguous_format), trainer.recipe, trainer.folder
     x, y = test.x.cpu().float() / 255, test.y.cpu()
@@ -58,14 +61,14 @@ def write(trainer: Trainer, test: Images) -> dict:
         "chosen_epoch": trainer.best_epoch,
         "last_epoch": {"test_accuracy": _accuracy(last_certificate, y), "test_vra": _vra(last_certificate, y)},
         "epochs": recipe.epochs,
-        "seconds_per_epoch": trainer.seconds / recipe.epochs,
-        "peak_memory_per_instance": peak_memory(trainer.device) / recipe.batch_size,
+        "seconds_per_epoch": statistics.median(row["seconds"] for row in trainer.history),
+        "peak_memory_per_instance": trainer.peak_bytes / recipe.batch_size,
         "device": device_name(trainer.device),
         "processes": distributed.count(),
         "threads": torch.get_num_threads(),
         "compiled": trainer.compiled,
-        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "safetensors")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")}
+        | {"python": platform.python_version(), "commit": _commit()},
         "settings": dataclasses.asdict(recipe),
     }
     serialization.save(net, folder / "model.safetensors")
@@ -75,6 +78,15 @@ def write(trainer: Trainer, test: Images) -> dict:
     # Last: where it stands, the others do.
     write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs, with a + where its files differ from it; None without git or a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude", "*"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _accuracy(certificate: Certificate, y: torch.Tensor) -> float:
@@ -91,19 +103,6 @@ def _csv(header, rows) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory that was in use so far, in bytes: of tensors on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage, whose peak a child process inherits from its parent.
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def device_name(device: torch.device) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from gloro_lite.datasets import benchmarks
 from gloro_lite.train import distributed, results
 from gloro_lite.train.recipes import Recipe
@@ -17,11 +19,11 @@ def train(
     folder: str | Path | None = None,
     *,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
     root: str | Path | None = None,
     max_seconds: float = math.inf,
     compiled: bool = True,
-    on_epoch: Callable[[list[dict]], object] | None = None,
+    on_epoch: Callable[[list[dict], bool], object] | None = None,
 ) -> dict:
     """Train a recipe, certify the test set, and write the results; goes on from a checkpoint in `folder` if there is one.
 
@@ -29,6 +31,7 @@ def train(
 
     Args:
         folder: of this run; `data/results/<recipe>/seed-<n>` of the checkout by default.
+        device: "cpu", "cuda" or "mps"; by default "cuda" where there is a GPU for it, else "cpu".
         root: of the images, see `gloro_lite.datasets.benchmarks.data_root`.
         compiled: see `Trainer`.
         on_epoch: see `Trainer.run`.
@@ -40,7 +43,7 @@ def train(
     folder = Path(folder) if folder else results.STORED / recipe.name / f"seed-{seed}"
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
-    device = distributed.start(device)
+    device = distributed.start(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         # The first process decodes what is not cached yet; the others map its cache.
         if distributed.is_first():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +14,9 @@ class SpectralSphere:
     """Keeps each linear layer of a net's body on the sphere of weights whose operator norm is 1.
 
     Before a step the weights are divided by their norm sigma (power iteration at the true input size), so that the body's
-    Lipschitz constant is 1 and drops out of the loss. After the backward pass the gradient of each weight loses its part
-    along W: with G the loss's gradient, what is left is G - <G, W> dsigma/dW, the gradient of the loss as a function of
-    W / sigma(W) where sigma is 1. The net stays an ordinary one, and there is nothing to fold in at the end.
+    Lipschitz constant is 1, but for the iteration's error, and drops out of the loss. After the backward pass, with G the loss's
+    gradient, the gradient of each weight becomes G - <G, W> dsigma/dW: that of the loss as a function of W / sigma(W) where
+    sigma is 1, which is orthogonal to W. The net stays an ordinary one, and there is nothing to fold in at the end.
 
     Args:
         net: its body must hold linear layers and 1-Lipschitz ones, each used once.
@@ -25,7 +27,10 @@ class SpectralSphere:
         self._iterations = net.iterations
         self.weights: list[nn.Parameter] = [layer.weight for _, layer in net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
         self._slopes: list[Tensor] = []
-        if len(self._bound.norms()) != len(self.weights):
+        with torch.no_grad():
+            norms = [float(norm) for norm in self._bound.norms().values()]
+            whole = float(self._bound())
+        if len(norms) != len(self.weights) or abs(whole / math.prod(norms) - 1) > 0.01:
             raise ValueError("the spectral sphere is for bodies of convolutions and dense layers in sequence, without Normalize")
 
     def retract(self) -> None:

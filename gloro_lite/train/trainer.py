@@ -17,7 +17,8 @@ from gloro_lite import losses, networks
 from gloro_lite.bottom import certified_radius, margin_constants
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
-from gloro_lite.train import checkpoint, distributed
+from gloro_lite.precision import full_precision
+from gloro_lite.train import checkpoint, distributed, memory
 from gloro_lite.train.augment import AUGMENTATIONS, augment
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
@@ -70,12 +71,15 @@ class Trainer:
             graphs = self.device.type == "cuda" and distributed.count() == 1
             network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
         self._forward = distributed.wrap(network)
-        self.sphere = SpectralSphere(self.net) if recipe.optimizer == "muon" else None
+        self.sphere = SpectralSphere(self.net) if recipe.constraint == "sphere" else None
+        # What Muon moves: the weights of the body, and the same memory as matrices.
+        self._weights = [layer.weight for _, layer in self.net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
+        self._matrices: list[nn.Parameter] = []
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
-        self.seconds = 0.0
+        self.peak_bytes = 0
         state = None
         if distributed.is_first() and self.checkpoint_path.exists():
             state = checkpoint.load(self.checkpoint_path, self._run())
@@ -89,16 +93,15 @@ class Trainer:
 
     def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         """The optimizers, each with its peak rate."""
-        if self.sphere is None:
+        if self.recipe.optimizer == "adam":
             return [(self._adam(self.net.parameters()), self.recipe.rate)]
         # Muon takes matrices: kernels as (out, in k k), views of the same memory. The order of columns is nothing to it.
-        self._matrices = []
-        for weight in self.sphere.weights:
+        for weight in self._weights:
             data = weight.data.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.data
             if data.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
                 raise AssertionError("a kernel is not in channels_last: its matrix is a copy, and training would not move it")
             self._matrices.append(nn.Parameter(data))
-        body = {id(weight) for weight in self.sphere.weights}
+        body = {id(weight) for weight in self._weights}
         rest = [p for p in self.net.parameters() if id(p) not in body]
         return [
             (torch.optim.Muon(self._matrices, lr=0.0, weight_decay=0.0), self.recipe.rate),
@@ -116,7 +119,7 @@ class Trainer:
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
-        self.seconds = state["seconds"]
+        self.peak_bytes = state["peak_bytes"]
 
     def _save(self) -> None:
         if not distributed.is_first():
@@ -128,7 +131,7 @@ class Trainer:
             "history": self.history,
             "best": self.best,
             "best_epoch": self.best_epoch,
-            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
         }
         checkpoint.save(self.checkpoint_path, state)
 
@@ -137,45 +140,52 @@ class Trainer:
         *,
         max_seconds: float = math.inf,
         progress: bool = True,
-        on_epoch: Callable[[list[dict]], object] | None = None,
+        on_epoch: Callable[[list[dict], bool], object] | None = None,
     ) -> None:
         """Train to the last epoch.
 
         Args:
             max_seconds: stop after the epoch that could be the last to fit.
             progress: draw a progress bar.
-            on_epoch: called with the history after each epoch, to draw curves, say.
+            on_epoch: called after each epoch with the history and whether it was the last, to draw curves, say.
 
-        Raises TrainingStopped at the time limit, ValueError where the loss is no longer finite (the checkpoint keeps the state
-        before that epoch), and MemoryError, which names a batch that fits, where this one does not.
+        Raises TrainingStopped at the time limit, ValueError where the loss or the bound is no longer finite (the checkpoint
+        keeps the state before that epoch), and MemoryError, which names a batch that fits, where this one does not.
         """
+        recipe = self.recipe
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         first = distributed.is_first()
-        bar = tqdm(total=self.recipe.epochs, initial=len(self.history), unit="epoch", disable=not (progress and first))
-        longest = 0.0
-        for epoch in range(len(self.history), self.recipe.epochs):
-            if distributed.agree(time.perf_counter() - began + longest > max_seconds):
-                bar.close()
-                raise TrainingStopped(f"stopped at the time limit after {epoch} of {self.recipe.epochs} epochs")
-            start = time.perf_counter()
-            row = self._epoch(epoch)
-            row["seconds"] = time.perf_counter() - start
-            self.history.append(row)
-            if self.best_epoch < 0 or row["vra"] >= self.history[self.best_epoch]["vra"]:
-                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
-                self.best_epoch = epoch
-            self.seconds += time.perf_counter() - start
-            longest = max(longest, time.perf_counter() - start)
-            self._save()
-            if on_epoch is not None and first:
-                on_epoch(self.history)
-            bar.set_postfix_str(
-                f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, "
-                f"K {row['lipschitz']:.3g}, {len(self.train.x) / row['seconds']:.0f} images/s"
-            )
-            bar.update()
-        bar.close()
+        steps = math.ceil(len(self.train.x) / recipe.batch_size)
+        bar = tqdm(total=steps * recipe.epochs, initial=steps * len(self.history), unit="batch", disable=not (progress and first))
+        memory.reset_peak(self.device)
+        idle = memory.peak(self.device)
+        longest = max((row["seconds"] for row in self.history), default=0.0)
+        with bar:
+            for epoch in range(len(self.history), recipe.epochs):
+                if distributed.agree(time.perf_counter() - began + longest > max_seconds):
+                    raise TrainingStopped(f"stopped at the time limit after {epoch} of {recipe.epochs} epochs")
+                start = time.perf_counter()
+                row = self._epoch(epoch, bar)
+                row["seconds"] = time.perf_counter() - start
+                longest = max(longest, row["seconds"])
+                self.history.append(row)
+                self._keep_best()
+                self.peak_bytes = max(self.peak_bytes, memory.peak(self.device) - idle)
+                self._save()
+                if on_epoch is not None and first:
+                    on_epoch(self.history, epoch + 1 == recipe.epochs)
+                bar.set_postfix_str(
+                    f"epoch {epoch + 1}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, "
+                    f"K {row['lipschitz']:.3g}, {len(self.train.x) / row['seconds']:.0f} images/s"
+                )
+
+    def _keep_best(self) -> None:
+        """Keep the state of the epoch that is best on the validation split; a later one of equal merit wins."""
+        merit = "accuracy" if self.recipe.loss == "standard" else "vra"
+        if self.best_epoch < 0 or self.history[-1][merit] >= self.history[self.best_epoch][merit]:
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+            self.best_epoch = len(self.history) - 1
 
     def start_epoch(self) -> None:
         """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
@@ -202,15 +212,15 @@ class Trainer:
         (share * loss).backward()
         if self.sphere is not None:
             self.sphere.project()
-            for matrix, weight in zip(self._matrices, self.sphere.weights, strict=True):
-                matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
+        for matrix, weight in zip(self._matrices, self._weights, strict=False):
+            matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
         for optimizer, peak in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * self.recipe.rate_scale(progress)
             optimizer.step()
         return loss.detach()
 
-    def _epoch(self, epoch: int) -> dict:
+    def _epoch(self, epoch: int, bar: tqdm) -> dict:
         recipe, count = self.recipe, len(self.train.x)
         steps = math.ceil(count / recipe.batch_size)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -234,6 +244,7 @@ class Trainer:
                 raise MemoryError(self._what_fits(images, labels))
             total += loss * (share * len(rows) / distributed.count())
             failed = torch.where(loss.isfinite(), failed, failed.clamp_max(step))
+            bar.update()
         distributed.add(total)
         distributed.least(failed)
         if int(failed) < steps:
@@ -242,9 +253,15 @@ class Trainer:
                 f"the state before that epoch is kept in {self.checkpoint_path}"
             )
         self.start_epoch()
+        validated = self._validate()
+        if not (math.isfinite(validated["lipschitz"]) and all(bool(p.isfinite().all()) for p in self.net.parameters())):
+            raise ValueError(
+                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {recipe.rate}; "
+                f"the state before that epoch is kept in {self.checkpoint_path}"
+            )
         progress = (epoch + 1) / recipe.epochs
-        row = {"epoch": epoch, "loss": total.item() / count, **self._validate(), "epsilon": recipe.epsilon_at(progress)}
-        return row | {"rate": recipe.rate * recipe.rate_scale(progress)}
+        schedules = {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
+        return {"epoch": epoch, "loss": total.item() / count, **validated, **schedules}
 
     def _pixels(self, images: Tensor) -> Tensor:
         return images.to(memory_format=torch.channels_last).float() / 255
@@ -257,7 +274,7 @@ class Trainer:
         if recipe.loss == "standard":
             constants = None
         else:
-            constants = self.net.estimate() if self.sphere is None else margin_constants(self.net.head.weight, 1.0)
+            constants = margin_constants(self.net.head.weight, 1.0) if self.sphere else self.net.estimate()
         return losses.by_name(
             recipe.loss, logits.float(), labels, constants, recipe.epsilon_at(progress), recipe.weight_at(progress)
         )
@@ -271,12 +288,14 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             try:
-                self._loss(images[:size], labels[:size], 1.0).backward()
+                # Not by way of DistributedDataParallel, in which the other processes would have to take part.
+                self.net.network(images[:size]).sum().backward()
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
             else:
-                fits = f"a batch of {size * distributed.count()} fits: --batch-size {size * distributed.count()}"
+                whole = size * distributed.count()
+                fits = f"a batch of {whole} fits: --batch-size {whole}, and --output, as that is another run"
                 break
         else:
             fits = "not even one image fits: take a machine with more memory"
@@ -289,7 +308,8 @@ class Trainer:
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         (x, y), share = distributed.share(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):
-            logits = self.net.network(self._pixels(images))
+            with full_precision(self.device):
+                logits = self.net.network(self._pixels(images))
             correct = logits.argmax(dim=1) == labels
             # Radii are computed in float64, which an Apple GPU does not have.
             radius = certified_radius(*(t.cpu() if self.device.type == "mps" else t for t in (logits, constants)))

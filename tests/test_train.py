@@ -390,6 +390,18 @@ def test_recipes():
         dataclasses.replace(RECIPE, epochs=0)
 
 
+def test_help_says_what_each_field_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Recipe)[1:]:
+        assert f"--{field.name.replace('_', '-')} " in text
+    assert "Images a step, over all processes together." in text and "{cosine,exponential}" in text
+    with pytest.raises(SystemExit):
+        main(["--recipe", "mnist-0.3", "--loss", "hinge"])
+    assert "invalid choice: 'hinge'" in capsys.readouterr().err
+
+
 def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
     assert main(["--recipe", "nothing"]) == 1
     assert "there are: mnist-0.3" in capsys.readouterr().err
@@ -408,6 +420,29 @@ def test_the_command_on_mnist(tmp_path, capsys):
     assert main(arguments) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["test_accuracy"] > 0.85 and result["test_vra"] > 0.6
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
+def test_the_command_under_torchrun_on_mnist(tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gloro_lite.train"]
+    run = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "1", "--output", str(tmp_path), "--no-compile"]
+
+    def call(*more):
+        return subprocess.run(
+            [*launcher, *run, "--device", "cpu", *more],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    stopped = call("--max-seconds", "-1")
+    assert stopped.returncode == 0 and "goes on from there" in stopped.stdout, stopped.stderr
+    assert not (tmp_path / "result.json").exists()
+    done = call()
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["processes"] == 2 and result["test_accuracy"] > 0.85
     assert not (tmp_path / "checkpoint.pt").exists()
 
 

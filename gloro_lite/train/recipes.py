@@ -15,6 +15,17 @@ OPTIMIZERS = ("muon", "adam")
 SCHEDULES = ("cosine", "exponential")
 CONSTRAINTS = ("sphere", "none")
 PRECISIONS = ("float32", "bfloat16")
+CHOICES = {
+    "activation": ACTIVATIONS,
+    "initialisation": INITIALISATIONS,
+    "loss": LOSSES,
+    "constraint": CONSTRAINTS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augmentation": AUGMENTATIONS,
+    "precision": PRECISIONS,
+}
+"""What the fields of a recipe that name something may be."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Recipe:
     train_epsilon: float
     """What training ends with; a little more than epsilon."""
     activation: str = "minmax"
+    """A key of `gloro_lite.networks.ACTIVATIONS`."""
     initialisation: str = "orthogonal"
     """One of `gloro_lite.networks.INITIALISATIONS`."""
     loss: str = "cross_entropy"
@@ -62,22 +74,14 @@ class Recipe:
     augmentation: str = "none"
     """A key of `gloro_lite.train.augment.AUGMENTATIONS`."""
     epochs: int = 60
+    """Passes over the training split."""
     batch_size: int = 256
+    """Images a step, over all processes together."""
     precision: str = "float32"
     """Of the network's forward and backward pass in training; norms, losses and certificates stay in float32 or more."""
 
     def __post_init__(self):
-        choices = {
-            "activation": ACTIVATIONS,
-            "initialisation": INITIALISATIONS,
-            "loss": LOSSES,
-            "constraint": CONSTRAINTS,
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "augmentation": AUGMENTATIONS,
-            "precision": PRECISIONS,
-        }
-        for field, allowed in choices.items():
+        for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}; not {getattr(self, field)!r}")
         for field in ("epochs", "batch_size", "iterations"):

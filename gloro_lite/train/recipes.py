@@ -60,7 +60,7 @@ class Recipe:
     head_rate: float = 2e-3
     """Peak learning rate of Adam beside Muon, for biases and the last layer."""
     schedule: str = "cosine"
-    """With "cosine" the rate warms up, then falls to 0; with "exponential" it holds for half of training and falls to `rate_end`."""
+    """With "cosine" the rate warms up and falls to 0; with "exponential" it holds for one half and falls to `rate_end`."""
     warmup: float = 0.1
     """Fraction of training over which the rate of "cosine" rises."""
     rate_end: float = 1e-6

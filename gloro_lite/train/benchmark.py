@@ -40,18 +40,18 @@ class _PlainMinMax(nn.Module):
         return torch.cat((torch.min(first, second), torch.max(first, second)), dim=1)
 
 
-def _trainer(recipe: Recipe, device: str) -> Trainer:
+def _trainer(recipe: Recipe, device: str, compiled: bool) -> Trainer:
     """A trainer as `train` makes it, of random images."""
     recipe = dataclasses.replace(recipe, precision="float32")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
-    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device, compiled=True)
+    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device, compiled=compiled)
 
 
 def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
     """A standard step that uses none of the trainer's care: NCHW, MinMax as min and max."""
-    trainer = _trainer(recipe, device)
+    trainer = _trainer(recipe, device, False)
     network = trainer.net.network.to(memory_format=torch.contiguous_format)
     for index, layer in enumerate(network):
         if isinstance(layer, MinMax):
@@ -87,8 +87,8 @@ def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _memory_of_a_step(recipe: Recipe, device: str) -> int:
-    trainer = _trainer(recipe, device)
+def _memory_of_a_step(recipe: Recipe, device: str, compiled: bool) -> int:
+    trainer = _trainer(recipe, device, compiled)
     step = _step(trainer)
     memory.reset_peak(trainer.device)
     before = memory.peak(trainer.device)
@@ -97,24 +97,24 @@ def _memory_of_a_step(recipe: Recipe, device: str) -> int:
     return memory.peak(trainer.device) - before
 
 
-def _memory(recipe: Recipe, device: str) -> int:
+def _memory(*run) -> int:
     """Bytes that steps need at their peak, the optimizer's state with them: in a process of its own, since peaks never fall."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_memory_of_a_step, recipe, device).result()
+        return pool.submit(_memory_of_a_step, *run).result()
 
 
-def measure(network: str, rounds: int, device: str) -> dict[str, float]:
+def measure(network: str, rounds: int, device: str, compiled: bool) -> dict:
     """Seconds and peak bytes of a step (batch 256), seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
     adam = dataclasses.replace(recipe, optimizer="adam", constraint="none")
     standard = dataclasses.replace(adam, loss="standard")
-    gloro = _trainer(adam, device)
+    gloro = _trainer(adam, device, compiled)
     net = gloro.net
     seconds = _seconds(
         {
-            "standard_step": _step(_trainer(standard, device)),
+            "standard_step": _step(_trainer(standard, device, compiled)),
             "gloro_step": _step(gloro),
-            "muon_step": _step(_trainer(recipe, device)),
+            "muon_step": _step(_trainer(recipe, device, compiled)),
             "plain_step": _plain_step(standard, device),
         },
         rounds,
@@ -131,7 +131,7 @@ def measure(network: str, rounds: int, device: str) -> dict[str, float]:
             return net.network(images)
 
     seconds |= _seconds({"forward": forward, "certify": lambda: net.certify(images)}, rounds, device)
-    peaks = {"standard_step": _memory(standard, device), "gloro_step": _memory(adam, device)}
+    peaks = {"standard_step": _memory(standard, device, compiled), "gloro_step": _memory(adam, device, compiled)}
     return {
         "compiled": gloro.compiled,
         "seconds": seconds,
@@ -148,12 +148,13 @@ def main() -> None:
     p = argparse.ArgumentParser(prog="python -m gloro_lite.train.benchmark", description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--no-compile", action="store_true")
     options = p.parse_args()
     name = device_name(torch.device(options.device))
     report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": 256}
     report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
     for network in NETWORKS:
-        row = report["networks"][network] = measure(network, options.rounds, options.device)
+        row = report["networks"][network] = measure(network, options.rounds, options.device, not options.no_compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
     folder.mkdir(exist_ok=True)

@@ -101,6 +101,7 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
         {"loss": "trades"},
         {"loss": "generalised", "loss_weight": 0.5, "loss_weight_growth": 1.0},
         {"loss": "emma", "schedule": "exponential", "epsilon_growth": 0.0},
+        {"average": 0.9},
         {"optimizer": "adam", "rate": 5e-3},
         {"optimizer": "adam", "constraint": "none", "rate": 5e-3},
         {"constraint": "none", "rate": 0.02},
@@ -143,7 +144,7 @@ def test_the_sphere_refuses_a_body_whose_bound_is_not_that_of_its_weights():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_resuming_gives_the_same_bits(tmp_path, monkeypatch, precision):
-    recipe = dataclasses.replace(RECIPE, precision=precision, augmentation="digits")
+    recipe = dataclasses.replace(RECIPE, precision=precision, augmentation="digits", average=0.9)
     whole = Trainer(recipe, data(), tmp_path / "whole")
     whole.run(progress=False)
     save = Trainer._save
@@ -281,11 +282,11 @@ def test_a_last_step_that_destroys_the_weights_is_not_saved(tmp_path, monkeypatc
     whole = Trainer(RECIPE, data(), tmp_path)
     validate, epochs = Trainer._validate, iter(range(RECIPE.epochs))
 
-    def destroyed(trainer):
+    def destroyed(trainer, epoch):
         if next(epochs) == 2:
             with torch.no_grad():
                 trainer.net.network[0].bias[0] = torch.nan
-        return validate(trainer)
+        return validate(trainer, epoch)
 
     monkeypatch.setattr(Trainer, "_validate", destroyed)
     with pytest.raises(ValueError, match="last step of epoch 2 left weights that are not finite"):

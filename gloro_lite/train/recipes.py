@@ -69,6 +69,8 @@ class Recipe:
     """The training epsilon at the start, as a fraction of its end; it grows geometrically."""
     epsilon_growth: float = 0.3
     """Fraction of training over which it grows; 0 for a fixed one."""
+    average: float = 0.0
+    """Decay a step of the running average of the weights that is validated and reported; 0 reports the weights themselves."""
     iterations: int = 1
     """Power iterations a step."""
     augmentation: str = "none"
@@ -93,6 +95,8 @@ class Recipe:
         for field in ("warmup", "loss_weight_growth", "epsilon_growth"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a fraction of training: it must be in [0, 1], not {getattr(self, field)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is the decay of a running average: it must be in [0, 1), not {self.average}")
         if self.warmup == 1:
             raise ValueError("warmup is 1: no part of training would be left for the rate to fall")
         if not 0 <= self.loss_weight < math.inf or (self.loss == "generalised" and self.loss_weight > 1):
@@ -129,6 +133,7 @@ _OURS = [
         loss_weight=0.8,
         loss_weight_growth=0.999,
         rate=0.006,
+        average=0.998,
         epochs=105,
         precision="bfloat16",
     ),
@@ -208,6 +213,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
     paper = change(
         ours,
         name=f"{ours.name}-paper",
+        average=0.0,
         constraint="none",
         optimizer="adam",
         schedule="exponential",
@@ -225,6 +231,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
             loss="standard",
             loss_weight=1.0,
             loss_weight_growth=0.0,
+            average=0.0,
             constraint="none",
             optimizer="adam",
             rate=1e-3,

@@ -39,7 +39,9 @@ def write(trainer: Trainer, test: Images) -> dict:
     net, recipe, folder = trainer.net.cpu().to(memory_format=torch.contiguous_format), trainer.recipe, trainer.folder
     x, y = test.x.cpu().float() / 255, test.y.cpu()
     net.eval()
-    last_certificate = certify(net, x)
+    with trainer.reported():
+        last_certificate = certify(net.eval(), x)
+    net.eval()
     net.load_state_dict(trainer.best)
     estimate = net.converge()
     with torch.no_grad():

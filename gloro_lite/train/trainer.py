@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from gloro_lite import losses, networks
@@ -76,6 +77,8 @@ class Trainer:
         self._weights = [layer.weight for _, layer in self.net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
         self._matrices: list[nn.Parameter] = []
         self.optimizers = self._optimizers()
+        self._parameters = list(self.net.network.parameters())
+        self.average = [p.detach().clone() for p in self._parameters] if recipe.average else []
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
@@ -120,6 +123,8 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
         self.peak_bytes = state["peak_bytes"]
+        for mean, saved in zip(self.average, state["average"], strict=True):
+            mean.copy_(saved)
 
     def _save(self) -> None:
         if not distributed.is_first():
@@ -128,6 +133,7 @@ class Trainer:
             "run": self._run(),
             "net": self.net.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "average": self.average,
             "history": self.history,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -167,10 +173,12 @@ class Trainer:
                     raise TrainingStopped(f"stopped at the time limit after {epoch} of {recipe.epochs} epochs")
                 start = time.perf_counter()
                 row = self._epoch(epoch, bar)
-                row["seconds"] = time.perf_counter() - start
+                with self.reported():
+                    row |= self._validate(epoch)
+                    row["seconds"] = time.perf_counter() - start
+                    self.history.append(row)
+                    self._keep_best()
                 longest = max(longest, row["seconds"])
-                self.history.append(row)
-                self._keep_best()
                 self.peak_bytes = max(self.peak_bytes, memory.peak(self.device) - idle)
                 self._save()
                 if on_epoch is not None and first:
@@ -186,6 +194,23 @@ class Trainer:
         if self.best_epoch < 0 or self.history[-1][merit] >= self.history[self.best_epoch][merit]:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
             self.best_epoch = len(self.history) - 1
+
+    @contextlib.contextmanager
+    def reported(self) -> Iterator[None]:
+        """Within, the net has the weights that are reported: the average, where there is one, its power iteration converged."""
+        if not self.average:
+            yield
+            return
+        tensors = [*self._parameters, *self.net.buffers()]
+        with torch.no_grad():
+            kept = [tensor.clone() for tensor in tensors]
+            for parameter, mean in zip(self._parameters, self.average, strict=True):
+                parameter.copy_(mean)
+        self.net.converge()
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(tensors, kept, strict=True):
+                tensor.copy_(value)
 
     def start_epoch(self) -> None:
         """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
@@ -218,6 +243,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = peak * self.recipe.rate_scale(progress)
             optimizer.step()
+        if self.average:
+            with torch.no_grad():
+                get_ema_multi_avg_fn(self.recipe.average)(self.average, self._parameters, None)
         return loss.detach()
 
     def _epoch(self, epoch: int, bar: tqdm) -> dict:
@@ -253,15 +281,7 @@ class Trainer:
                 f"the state before that epoch is kept in {self.checkpoint_path}"
             )
         self.start_epoch()
-        validated = self._validate()
-        if not (math.isfinite(validated["lipschitz"]) and all(bool(p.isfinite().all()) for p in self.net.parameters())):
-            raise ValueError(
-                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {recipe.rate}; "
-                f"the state before that epoch is kept in {self.checkpoint_path}"
-            )
-        progress = (epoch + 1) / recipe.epochs
-        schedules = {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
-        return {"epoch": epoch, "loss": total.item() / count, **validated, **schedules}
+        return {"epoch": epoch, "loss": total.item() / count}
 
     def _pixels(self, images: Tensor) -> Tensor:
         return images.to(memory_format=torch.channels_last).float() / 255
@@ -302,9 +322,15 @@ class Trainer:
         return f"out of memory on {self.device} at a batch of {self.recipe.batch_size}; {fits}"
 
     @torch.no_grad()
-    def _validate(self) -> dict:
+    def _validate(self, epoch: int) -> dict:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
+        recipe = self.recipe
         constants = self.net.estimate()
+        if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
+            raise ValueError(
+                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {recipe.rate}; "
+                f"the state before that epoch is kept in {self.checkpoint_path}"
+            )
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         (x, y), share = distributed.share(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):
@@ -317,7 +343,9 @@ class Trainer:
             counts += torch.stack((correct.sum(), verified.sum())) * (share > 0)
         distributed.add(counts)
         right, verified = (count / len(self.validation.y) for count in counts.tolist())
-        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
+        progress = (epoch + 1) / recipe.epochs
+        schedules = {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
+        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item(), **schedules}
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

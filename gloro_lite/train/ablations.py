@@ -25,7 +25,7 @@ from gloro_lite.train.trainer import Trainer
 TARGET = STORED.parent / "ablations.json"
 EPOCHS = 10
 
-BASE = dataclasses.replace(find("mnist-1.58"), name="base", network="2C2F", rate=0.01, epochs=EPOCHS)
+BASE = dataclasses.replace(find("mnist-1.58"), name="base", network="2C2F", rate=0.01, average=0.0, epochs=EPOCHS)
 
 VARIANTS: dict[str, dict] = {
     "base": {},
@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict] = {
     "loss: TRADES, λ = 1.5": {"loss": "trades", "loss_weight": 1.5, "loss_weight_growth": 0.0},
     "loss: EMMA": {"loss": "emma"},
     "loss: q = 0.8 from the start": {"loss_weight_growth": 0.0},
+    "average of the weights: decay 0.998": {"average": 0.998},
     "sphere: none, Muon on plain weights": {"constraint": "none"},
     "optimizer: Adam, on the sphere": {"optimizer": "adam", "rate": 1e-3},
     "optimizer: Adam, on plain weights": {"constraint": "none", "optimizer": "adam", "rate": 1e-3},

@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
     p.add_argument("--output", metavar="DIR", help="folder of this run (default: data/results/<recipe>/seed-<n>)")
     p.add_argument("--max-seconds", type=float, default=math.inf, metavar="S", help="stop training in time, with a checkpoint")
-    p.add_argument("--no-compile", action="store_true", help="start at once, and take longer for it")
+    p.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="compile the network's step first (default: on a GPU alone)"
+    )
     overrides = p.add_argument_group("fields of the recipe (a run that overrides any needs --output)")
     types, meanings = typing.get_type_hints(Recipe), _meanings()
     for field in dataclasses.fields(Recipe):
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             device=options["device"],
             root=options["data"],
             max_seconds=options["max_seconds"],
-            compiled=not options["no_compile"],
+            compiled=options["compile"],
         )
     except TrainingStopped as stop:
         print(f"{stop}; the same command goes on from there")

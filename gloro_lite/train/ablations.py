@@ -54,7 +54,7 @@ SEEDS = {"base": (0, 1)}
 def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
     """Train one variant; returns its figures on the validation split, as fractions."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(recipe, data, Path(folder), seed=seed, compiled=True)
+        trainer = Trainer(recipe, data, Path(folder), seed=seed)
         trainer.run()
     last = trainer.history[-1]
     return {

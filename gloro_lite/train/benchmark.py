@@ -148,13 +148,14 @@ def main() -> None:
     p = argparse.ArgumentParser(prog="python -m gloro_lite.train.benchmark", description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=15)
-    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
+    compiled = options.device.startswith("cuda") if options.compile is None else options.compile
     name = device_name(torch.device(options.device))
     report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": 256}
     report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
     for network in NETWORKS:
-        row = report["networks"][network] = measure(network, options.rounds, options.device, not options.no_compile)
+        row = report["networks"][network] = measure(network, options.rounds, options.device, compiled)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
     folder.mkdir(exist_ok=True)

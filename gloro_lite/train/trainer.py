@@ -41,7 +41,7 @@ class Trainer:
         folder: where the checkpoint is kept, after each epoch.
         device: "cpu", "cuda", "mps".
         compiled: have `torch.compile` fuse the network's steps, where it finds a compiler; on a GPU it captures them in CUDA
-            graphs too. Worth it from some minutes on.
+            graphs too.
 
     Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run.
     """

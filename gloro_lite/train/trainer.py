@@ -206,11 +206,13 @@ class Trainer:
             kept = [tensor.clone() for tensor in tensors]
             for parameter, mean in zip(self._parameters, self.average, strict=True):
                 parameter.copy_(mean)
-        self.net.converge()
-        yield
-        with torch.no_grad():
-            for tensor, value in zip(tensors, kept, strict=True):
-                tensor.copy_(value)
+        try:
+            self.net.converge()
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, kept, strict=True):
+                    tensor.copy_(value)
 
     def start_epoch(self) -> None:
         """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""

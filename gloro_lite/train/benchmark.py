@@ -40,7 +40,7 @@ class _PlainMinMax(nn.Module):
         return torch.cat((torch.min(first, second), torch.max(first, second)), dim=1)
 
 
-def _trainer(recipe: Recipe, device: str, compiled: bool) -> Trainer:
+def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
     """A trainer as `train` makes it, of random images."""
     recipe = dataclasses.replace(recipe, precision="float32")
     generator = torch.Generator().manual_seed(0)
@@ -87,7 +87,7 @@ def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _memory_of_a_step(recipe: Recipe, device: str, compiled: bool) -> int:
+def _memory_of_a_step(recipe: Recipe, device: str, compiled: bool | None) -> int:
     trainer = _trainer(recipe, device, compiled)
     step = _step(trainer)
     memory.reset_peak(trainer.device)
@@ -103,7 +103,7 @@ def _memory(*run) -> int:
         return pool.submit(_memory_of_a_step, *run).result()
 
 
-def measure(network: str, rounds: int, device: str, compiled: bool) -> dict:
+def measure(network: str, rounds: int, device: str, compiled: bool | None) -> dict:
     """Seconds and peak bytes of a step (batch 256), seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
     adam = dataclasses.replace(recipe, optimizer="adam", constraint="none")
@@ -150,12 +150,11 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
-    compiled = options.device.startswith("cuda") if options.compile is None else options.compile
     name = device_name(torch.device(options.device))
     report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": 256}
     report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
     for network in NETWORKS:
-        row = report["networks"][network] = measure(network, options.rounds, options.device, compiled)
+        row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
     folder.mkdir(exist_ok=True)

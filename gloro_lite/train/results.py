@@ -40,8 +40,7 @@ def write(trainer: Trainer, test: Images) -> dict:
     x, y = test.x.cpu().float() / 255, test.y.cpu()
     net.eval()
     with trainer.reported():
-        last_certificate = certify(net.eval(), x)
-    net.eval()
+        last_certificate = certify(net, x)
     net.load_state_dict(trainer.best)
     estimate = net.converge()
     with torch.no_grad():

@@ -33,7 +33,7 @@ def train(
         folder: of this run; `data/results/<recipe>/seed-<n>` of the checkout by default.
         device: "cpu", "cuda" or "mps"; by default "cuda" where there is a GPU for it, else "cpu".
         root: of the images, see `gloro_lite.datasets.benchmarks.data_root`.
-        compiled: see `Trainer`; by default on a GPU alone, since on CPUs it was measured to be no faster.
+        compiled: see `Trainer`.
         on_epoch: see `Trainer.run`.
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
@@ -50,7 +50,6 @@ def train(
             benchmarks.load(recipe.dataset, root)
         distributed.agree(None)
         data = benchmarks.load(recipe.dataset, root)
-        compiled = device.startswith("cuda") if compiled is None else compiled
         trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
         trainer.run(max_seconds=max_seconds, on_epoch=on_epoch)
         result = results.write(trainer, data.test) if distributed.is_first() else None

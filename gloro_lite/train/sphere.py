@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from gloro_lite.net import GloroNet
 
 
+def body_weights(net: GloroNet) -> list[nn.Parameter]:
+    """The weights of the linear layers before the last, in order: what the sphere holds and Muon moves."""
+    return [layer.weight for _, layer in net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
 class SpectralSphere:
     """Keeps each linear layer of a net's body on the sphere of weights whose operator norm is 1.
 
@@ -25,7 +30,7 @@ class SpectralSphere:
     def __init__(self, net: GloroNet):
         self._bound = net.training_bound
         self._iterations = net.iterations
-        self.weights: list[nn.Parameter] = [layer.weight for _, layer in net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
+        self.weights = body_weights(net)
         self._slopes: list[Tensor] = []
         with torch.no_grad():
             norms = [float(norm) for norm in self._bound.norms().values()]

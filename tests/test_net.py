@@ -260,6 +260,13 @@ def test_bad_inputs_are_never_certified():
         net.certify(torch.zeros(1, 2))
 
 
+def test_a_batch_whose_sum_overflows_is_not_mistaken_for_an_infinite_one():
+    net = small_net()
+    assert net.certify(torch.full((4, 2), 3e38)).radius.shape == (4,)
+    with pytest.raises(ValueError, match="input 2 of the batch"):
+        net.certify(torch.tensor([[3e38, 3e38], [0, 0], [math.inf, -math.inf], [-math.inf, 0]]))
+
+
 def test_infinite_head_is_an_error():
     net = small_net()
     net.head.bias.data[0] = math.inf

@@ -21,7 +21,7 @@ def _step(operator: LinearOperator, v: Tensor) -> Tensor:
     """One power iteration of A^T A, normalised. A vector in the kernel of A stays as it is."""
     u = operator.adjoint(operator.forward(v))
     length = u.norm()
-    return torch.where(length > 0, u / length.clamp_min(torch.finfo(u.dtype).tiny), v)
+    return torch.where(length > 0, u / length, v)
 
 
 def power_iteration(

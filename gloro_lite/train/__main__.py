@@ -31,7 +31,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="cpu, cuda or mps (default: cuda where there is a GPU for it, else cpu)")
     p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
     p.add_argument("--output", metavar="DIR", help="folder of this run (default: data/results/<recipe>/seed-<n>)")
-    p.add_argument("--max-seconds", type=float, default=math.inf, metavar="S", help="stop training in time, with a checkpoint")
+    p.add_argument(
+        "--max-seconds",
+        type=float,
+        default=math.inf,
+        metavar="S",
+        help="stop training in time, with a checkpoint (certifying the test set, after the last epoch, comes on top)",
+    )
     p.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, help="compile the network's step first (default: on a GPU alone)"
     )

@@ -33,6 +33,7 @@ def train(
         folder: of this run; `data/results/<recipe>/seed-<n>` of the checkout by default.
         device: "cpu", "cuda" or "mps"; by default "cuda" where there is a GPU for it, else "cpu".
         root: of the images, see `gloro_lite.datasets.benchmarks.data_root`.
+        max_seconds: of training, see `Trainer.run`; certifying the test set after it comes on top.
         compiled: see `Trainer`.
         on_epoch: see `Trainer.run`.
 

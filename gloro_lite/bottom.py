@@ -37,9 +37,16 @@ def margin_constants(rows: Tensor, body: Tensor | float, *, tight: bool = True) 
     """
     if tight:
         # Differences, not a Gram matrix: ||a||^2 + ||b||^2 - 2ab cancels when two rows are close.
+        if rows.device.type == "mps":  # where cdist has no gradient
+            return _distances(rows) * body
         return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * body
     norms = rows.norm(dim=1) * body
     return norms[:, None] + norms[None, :]
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """||w_j - w_i|| for all pairs of rows, with more memory than cdist; as there, its gradient is 0 where two rows are equal."""
+    return torch.linalg.vector_norm(rows[:, None] - rows, dim=2)
 
 
 def bottom_logit(logits: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, UnknownLayerError
-from gloro_lite.bottom import bottom_logit, certified_radius, margin_constants
+from gloro_lite.bottom import _distances, bottom_logit, certified_radius, margin_constants
 from gloro_lite.lipschitz import layer_bound, upper_bound
 
 
@@ -72,6 +72,18 @@ def test_margin_constants_of_the_two_forms():
     rows = torch.tensor([[3.0, 0.0], [0.0, 4.0], [3.0, 0.0]])
     assert margin_constants(rows, 2.0)[0].tolist() == [0.0, 10.0, 0.0]
     assert margin_constants(rows, 2.0, tight=False)[0].tolist() == [12.0, 14.0, 12.0]
+
+
+def test_distances_without_cdist_have_its_values_and_gradients():
+    torch.manual_seed(0)
+    rows = torch.randn(5, 7, dtype=torch.float64)
+    rows[3] = rows[1]
+    weights = torch.randn(5, 5, dtype=torch.float64)
+    rows.requires_grad_()
+    (expected,) = torch.autograd.grad((margin_constants(rows, 1.0) * weights).sum(), rows)
+    (gradient,) = torch.autograd.grad((_distances(rows) * weights).sum(), rows)
+    torch.testing.assert_close(_distances(rows), margin_constants(rows, 1.0))
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize(

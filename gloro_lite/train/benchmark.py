@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import platform
@@ -30,6 +31,9 @@ from gloro_lite.train.trainer import Trainer
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
+
+
+_SPAN = 15.0  # a small network's few rounds would fall into one of the machine's moods
 
 
 class _PlainMinMax(nn.Module):
@@ -74,9 +78,12 @@ def _step(trainer: Trainer) -> Callable[[], None]:
 
 
 def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """The median time of each, taken in turns so that a noisy machine slows all alike."""
+    """The median time of each, taken in turns so that a noisy machine slows all alike: `rounds` at least, for `_SPAN` seconds."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(rounds + 2):
+    began = time.perf_counter()
+    for turn in itertools.count():
+        if turn >= rounds + 2 and time.perf_counter() - began > _SPAN:
+            break
         for name, function in functions.items():
             start = time.perf_counter()
             function()
@@ -147,7 +154,7 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m gloro_lite.train.benchmark", description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
-    p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
     name = device_name(torch.device(options.device))

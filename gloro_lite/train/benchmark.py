@@ -32,7 +32,6 @@ from gloro_lite.train.trainer import Trainer
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
 
-
 _SPAN = 15.0  # a small network's few rounds would fall into one of the machine's moods
 
 

@@ -213,35 +213,23 @@ _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-im
 def _variants(ours: Recipe) -> list[Recipe]:
     """The recipes of one row: ours; the paper's, its ReLU form, and its loss without TRADES; a standard net."""
     change = dataclasses.replace
-    paper = change(
-        ours,
-        name=f"{ours.name}-paper",
-        **{
-            "loss_weight_growth": 0.0,
-            "average": 0.0,
-            "constraint": "none",
-            "optimizer": "adam",
-            "schedule": "exponential",
-            "precision": "float32",
-            **_PAPER[ours.name],
-        },
-    )
+    # What the row decides, and nothing that is a choice of ours.
+    row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon", "augmentation")}
+    plain = {"constraint": "none", "optimizer": "adam"}
+    paper = Recipe(**{"name": f"{ours.name}-paper", **row, **plain, "schedule": "exponential", **_PAPER[ours.name]})
     return [
         ours,
         paper,
         change(paper, name=f"{ours.name}-paper-relu", activation="relu"),
         change(paper, name=f"{ours.name}-paper-ce", loss="cross_entropy"),
-        change(
-            ours,
+        Recipe(
             name=f"{ours.name}-standard",
+            **row,
+            **plain,
             loss="standard",
-            loss_weight=1.0,
-            loss_weight_growth=0.0,
-            average=0.0,
-            constraint="none",
-            optimizer="adam",
             rate=1e-3,
             epochs=_STANDARD_EPOCHS[ours.name],
+            precision=ours.precision,
         ),
     ]
 

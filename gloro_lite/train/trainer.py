@@ -176,6 +176,8 @@ class Trainer:
                 row = self._epoch(epoch, bar)
                 with self.reported():
                     row |= self._validate(epoch)
+                    progress = (epoch + 1) / recipe.epochs
+                    row |= {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
                     row["seconds"] = time.perf_counter() - start
                     self.history.append(row)
                     self._keep_best()
@@ -247,8 +249,7 @@ class Trainer:
                 group["lr"] = peak * self.recipe.rate_scale(progress)
             optimizer.step()
         if self.average:
-            with torch.no_grad():
-                get_ema_multi_avg_fn(self.recipe.average)(self.average, self._parameters, None)
+            get_ema_multi_avg_fn(self.recipe.average)(self.average, self._parameters, None)
         return loss.detach()
 
     def _epoch(self, epoch: int, bar: tqdm) -> dict:
@@ -327,11 +328,10 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
-        recipe = self.recipe
         constants = self.net.estimate()
         if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
             raise ValueError(
-                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {recipe.rate}; "
+                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {self.recipe.rate}; "
                 f"the state before that epoch is kept in {self.checkpoint_path}"
             )
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
@@ -346,9 +346,7 @@ class Trainer:
             counts += torch.stack((correct.sum(), verified.sum())) * (share > 0)
         distributed.add(counts)
         right, verified = (count / len(self.validation.y) for count in counts.tolist())
-        progress = (epoch + 1) / recipe.epochs
-        schedules = {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
-        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item(), **schedules}
+        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

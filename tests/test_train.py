@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
-from gloro_lite.datasets import digits
+from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, recipes, results
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, recipes, results, train
 from gloro_lite.train.__main__ import main
 from gloro_lite.train.sphere import SpectralSphere
 
@@ -120,6 +120,23 @@ def test_training_learns_and_certifies(tmp_path, change):
     assert (trainer.net.training_bound.converge() == pytest.approx(1, abs=0.01)) == held
     result = results.write(trainer, data().test)
     assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
+
+
+def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "STORED", tmp_path)
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    second = dataclasses.replace(RECIPE, name="second", initial="digits", rate=1e-6, head_rate=1e-6, epochs=1)
+    with pytest.raises(ValueError, match=r"starts from the weights of digits, which are not at .*--recipe digits --seed 1"):
+        train(second, seed=1)
+    first = train(RECIPE, seed=1)
+    result = train(second, seed=1)
+    # Hardly moved, and one epoch from random weights would not get there.
+    assert result["test_accuracy"] == pytest.approx(first["test_accuracy"], abs=0.01)
+    assert result["lipschitz_upper"] == pytest.approx(first["lipschitz_upper"], rel=0.02)
+    with pytest.raises(ValueError, match="starts from digits: weights cannot be None"):
+        Trainer(second, data(), tmp_path / "x")
+    with pytest.raises(serialization.WeightFileError, match="another network"):
+        train(dataclasses.replace(second, network="c8k3 | 16"), tmp_path / "y", seed=1)
 
 
 def test_a_standard_net_is_chosen_by_its_accuracy(tmp_path):

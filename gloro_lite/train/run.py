@@ -39,11 +39,20 @@ def train(
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
 
-    Raises ValueError if `folder` holds a finished run, and what `Trainer` and `benchmarks.load` raise.
+    Raises ValueError if `folder` holds a finished run or the run that a recipe starts from is not there, and what `Trainer` and
+    `benchmarks.load` raise.
     """
     folder = Path(folder) if folder else results.STORED / recipe.name / f"seed-{seed}"
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
+    weights = None
+    if recipe.initial:
+        weights = results.STORED / recipe.initial / f"seed-{seed}" / "model.safetensors"
+        if not weights.exists():
+            raise ValueError(
+                f"recipe {recipe.name} starts from the weights of {recipe.initial}, which are not at {weights}: "
+                f"run that first, python -m gloro_lite.train --recipe {recipe.initial} --seed {seed}"
+            )
     device = distributed.start(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         # The first process decodes what is not cached yet; the others map its cache.
@@ -51,7 +60,7 @@ def train(
             benchmarks.load(recipe.dataset, root)
         distributed.agree(None)
         data = benchmarks.load(recipe.dataset, root)
-        trainer = Trainer(recipe, data, folder, seed=seed, device=device, compiled=compiled)
+        trainer = Trainer(recipe, data, folder, seed=seed, device=device, weights=weights, compiled=compiled)
         trainer.run(max_seconds=max_seconds, on_epoch=on_epoch)
         result = results.write(trainer, data.test) if distributed.is_first() else None
         result = distributed.agree(result)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from gloro_lite import losses, networks
+from gloro_lite import losses, networks, serialization
 from gloro_lite.bottom import certified_radius, margin_constants
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
@@ -40,14 +40,24 @@ class Trainer:
         data: the benchmark's splits.
         folder: where the checkpoint is kept, after each epoch.
         device: "cpu", "cuda", "mps".
+        weights: the file that a recipe with `initial` starts from; None for one without.
         compiled: have `torch.compile` fuse the network's steps, where it finds a compiler; on a GPU it captures them in CUDA
             graphs too. By default on a GPU alone, since on CPUs it was measured to be no faster.
 
-    Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run.
+    Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run, and what
+    `serialization.load` raises.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Benchmark, folder: Path, *, seed: int = 0, device: str = "cpu", compiled: bool | None = None
+        self,
+        recipe: Recipe,
+        data: Benchmark,
+        folder: Path,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        weights: Path | None = None,
+        compiled: bool | None = None,
     ):
         try:
             torch.zeros(1, device=device)
@@ -55,6 +65,10 @@ class Trainer:
             raise ValueError(f"device {device!r} is not there ({error}): leave --device out, or give cpu") from error
         if recipe.batch_size < distributed.count():
             raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.count()} processes")
+        if bool(recipe.initial) != (weights is not None):
+            raise ValueError(
+                f"recipe {recipe.name} starts from {recipe.initial or 'no stored weights'}: weights cannot be {weights}"
+            )
         self.recipe, self.seed, self.device = recipe, seed, torch.device(device)
         self.folder = Path(folder)
         self.train, self.validation = (Images(part.x.to(device), part.y.to(device)) for part in (data.train, data.validation))
@@ -64,6 +78,8 @@ class Trainer:
             recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=seed
         )
         self.net = GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
+        if weights is not None:
+            serialization.load(self.net, weights)
         self.net.to(self.device, memory_format=torch.channels_last)
         wanted = self.device.type == "cuda" if compiled is None else compiled
         self.compiled = wanted and _compiler_works(self.device)

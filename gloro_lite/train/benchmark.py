@@ -32,6 +32,7 @@ from gloro_lite.train.trainer import Trainer
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
 
+_BATCH = 256
 _SPAN = 15.0  # a small network's few rounds would fall into one of the machine's moods
 
 
@@ -45,7 +46,7 @@ class _PlainMinMax(nn.Module):
 
 def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
     """A trainer as `train` makes it, of random images."""
-    recipe = dataclasses.replace(recipe, precision="float32")
+    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, initial="")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
@@ -110,7 +111,7 @@ def _memory(*run) -> int:
 
 
 def measure(network: str, rounds: int, device: str, compiled: bool | None) -> dict:
-    """Seconds and peak bytes of a step (batch 256), seconds of a pass over 1,000 images, and the ratios that the book quotes."""
+    """Seconds and peak bytes of a step, seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
     adam = dataclasses.replace(recipe, optimizer="adam", constraint="none")
     standard = dataclasses.replace(adam, loss="standard")
@@ -157,7 +158,7 @@ def main() -> None:
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
     name = device_name(torch.device(options.device))
-    report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": 256}
+    report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": _BATCH}
     report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)

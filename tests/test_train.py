@@ -17,7 +17,7 @@ import torch
 from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, recipes, results, train
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
 from gloro_lite.train.__main__ import main
 from gloro_lite.train.sphere import SpectralSphere
 
@@ -462,6 +462,18 @@ def test_the_command_under_torchrun_on_mnist(tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["processes"] == 2 and result["test_accuracy"] > 0.85
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
+def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
+    mnist = benchmarks.load("mnist", download=False)
+    few = Benchmark(mnist.validation, mnist.validation, mnist.test)
+    monkeypatch.setattr(ablations, "HEADS", {**ablations.HEADS, "q": [0.9], "steps": 100})
+    before, after = ablations.heads(few)
+    stored = json.loads((results.STORED / "mnist-1.58-first" / "seed-0" / "result.json").read_text())
+    # The validation split's figure as the run itself counted it, with its own estimate of K.
+    assert before["validation_vra"] == pytest.approx(stored["validation_vra"], abs=2e-3)
+    assert after["validation_vra"] > before["validation_vra"] + 0.005
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ _MNIST_LARGE = Recipe(
 _CIFAR_EPSILON = 36 / 255
 _OURS = [
     Recipe("mnist-0.3", "mnist", "2C2F", 0.3, 0.45, rate=0.02, epochs=120, precision="bfloat16"),
-    # What the first run has gained came as its rate fell, so this one goes on from there with a small rate, and averages for long.
-    # Its loss is nearly the share of digits that are not certified; from random weights on, that leaves too many untried.
+    # What the first run gained came as its rate fell, so this one goes on from there with a small rate, and averages for long.
+    # Its loss is nearly the share of digits that are not certified.
     dataclasses.replace(
         _MNIST_LARGE,
         name="mnist-1.58",

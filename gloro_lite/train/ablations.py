@@ -141,9 +141,11 @@ def main() -> None:
     data = benchmarks.load(BASE.dataset, options.data)
     base = dataclasses.asdict(BASE)
     report = json.loads(TARGET.read_text()) if TARGET.exists() else {"base": base, "runs": []}
-    if report["base"] != base:
+    # A field that has been added since has its default there.
+    if Recipe(**report["base"]) != BASE:
         raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
     report |= {
+        "base": base,
         "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -139,6 +139,19 @@ def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
         train(dataclasses.replace(second, network="c8k3 | 16"), tmp_path / "y", seed=1)
 
 
+def test_a_clean_weight_adds_the_cross_entropy_without_bottom(tmp_path):
+    x, y = data().train.x[:32].float() / 255, data().train.y[:32]
+
+    def loss(**change):
+        trainer = Trainer(dataclasses.replace(RECIPE, rate=1e-9, head_rate=1e-9, **change), data(), tmp_path)
+        trainer.start_epoch()
+        return trainer.step(x, y, 1.0).item()
+
+    alone, clean = loss(loss="generalised", loss_weight=0.9), loss(loss="standard")
+    both = loss(loss="generalised", loss_weight=0.9, clean_weight=0.1)
+    assert both == pytest.approx(alone + 0.1 * clean, rel=1e-5)
+
+
 def test_a_standard_net_is_chosen_by_its_accuracy(tmp_path):
     """Its VRA is highest before it has learnt much."""
     trainer = Trainer(
@@ -402,6 +415,8 @@ def test_recipes():
         dataclasses.replace(RECIPE, loss="hinge")
     with pytest.raises(ValueError, match="loss_weight must be finite"):
         dataclasses.replace(RECIPE, loss="generalised", loss_weight=1.5)
+    with pytest.raises(ValueError, match="clean_weight must be finite"):
+        dataclasses.replace(RECIPE, clean_weight=-0.1)
     with pytest.raises(ValueError, match="warmup is 1"):
         dataclasses.replace(RECIPE, warmup=1.0)
     with pytest.raises(ValueError, match="epochs must be at least 1"):

@@ -53,6 +53,8 @@ class Recipe:
     """lambda of "trades", q of "generalised"."""
     loss_weight_growth: float = 0.0
     """Fraction of training over which that weight grows linearly from 0."""
+    clean_weight: float = 0.0
+    """Weight of the cross-entropy of the logits without bottom, added to the loss: for inputs that cannot be certified."""
     constraint: str = "sphere"
     """"sphere" holds each linear layer of the body at norm 1 (`SpectralSphere`), "none" leaves them free."""
     optimizer: str = "muon"
@@ -97,6 +99,8 @@ class Recipe:
         for field in ("warmup", "loss_weight_growth", "epsilon_growth"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a fraction of training: it must be in [0, 1], not {getattr(self, field)}")
+        if not 0 <= self.clean_weight < math.inf:
+            raise ValueError(f"clean_weight must be finite and not negative, not {self.clean_weight}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is the decay of a running average: it must be in [0, 1), not {self.average}")
         if self.warmup == 1:
@@ -121,7 +125,7 @@ class Recipe:
         return self.loss_weight * (min(progress / self.loss_weight_growth, 1.0) if self.loss_weight_growth else 1.0)
 
 
-_MNIST_LARGE = Recipe(
+_FIRST = Recipe(
     "mnist-1.58-first",
     "mnist",
     "4C3F",
@@ -140,26 +144,42 @@ _MNIST_LARGE = Recipe(
 )
 """Where `mnist-1.58` starts."""
 
+_SECOND = dataclasses.replace(
+    _FIRST,
+    name="mnist-1.58",
+    initial=_FIRST.name,
+    train_epsilon=1.65,
+    loss_weight=0.9,
+    loss_weight_growth=0.0,
+    epsilon_growth=0.0,
+    rate=7e-4,
+    head_rate=3e-4,
+    average=0.9995,
+    epochs=140,
+    batch_size=512,
+)
+"""What the first run gained came as its rate fell, so this one goes on from there with a small rate, and averages for long.
+Its loss is nearly the share of digits that are not certified."""
+
+_SECOND_CLEAN = dataclasses.replace(_SECOND, name="mnist-1.58-clean", clean_weight=0.1)
+"""The same, but digits that are given up still count where they are wrong."""
+
 # Our own recipe for each row of the paper's table.
 _CIFAR_EPSILON = 36 / 255
 _OURS = [
-    Recipe("mnist-0.3", "mnist", "2C2F", 0.3, 0.45, rate=0.02, epochs=120, precision="bfloat16"),
-    # What the first run gained came as its rate fell, so this one goes on from there with a small rate, and averages for long.
-    # Its loss is nearly the share of digits that are not certified.
-    dataclasses.replace(
-        _MNIST_LARGE,
-        name="mnist-1.58",
-        initial=_MNIST_LARGE.name,
-        train_epsilon=1.65,
-        loss_weight=0.9,
-        loss_weight_growth=0.0,
-        epsilon_growth=0.0,
-        rate=7e-4,
-        head_rate=3e-4,
-        average=0.9995,
-        epochs=140,
-        batch_size=512,
+    # A small net learns these digits by heart: what is left between training and validation, augmentation takes away.
+    Recipe(
+        "mnist-0.3",
+        "mnist",
+        "2C2F",
+        0.3,
+        0.45,
+        average=0.999,
+        augmentation="digits",
+        epochs=240,
+        precision="bfloat16",
     ),
+    _SECOND,
     Recipe(
         "cifar10",
         "cifar10",
@@ -213,6 +233,7 @@ _PAPER = {
         "epsilon_start": 0.01,
         "epsilon_growth": 0.5,
         "iterations": 5,
+        "augmentation": "cifar10",
         "epochs": 800,
     },
     "tiny-imagenet": {
@@ -223,6 +244,7 @@ _PAPER = {
         "rate_end": 5e-7,
         "epsilon_growth": 0.0,
         "iterations": 5,
+        "augmentation": "tiny-imagenet",
         "epochs": 500,
     },
 }
@@ -234,7 +256,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
     """The recipes of one row: ours; the paper's, its ReLU form, and its loss without TRADES; a standard net."""
     change = dataclasses.replace
     # What the row decides, and nothing that is a choice of ours.
-    row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon", "augmentation")}
+    row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon")}
     plain = {"constraint": "none", "optimizer": "adam"}
     paper = Recipe(**{"name": f"{ours.name}-paper", **row, **plain, "schedule": "exponential", **_PAPER[ours.name]})
     return [
@@ -248,13 +270,14 @@ def _variants(ours: Recipe) -> list[Recipe]:
             **plain,
             loss="standard",
             rate=1e-3,
+            augmentation=paper.augmentation,
             epochs=_STANDARD_EPOCHS[ours.name],
             precision=ours.precision,
         ),
     ]
 
 
-RECIPES = {recipe.name: recipe for recipe in [*(each for ours in _OURS for each in _variants(ours)), _MNIST_LARGE]}
+RECIPES = {recipe.name: recipe for recipe in [*(each for ours in _OURS for each in _variants(ours)), _FIRST, _SECOND_CLEAN]}
 """By name. The bare names are our own recipe for each row of the paper's table."""
 
 

@@ -315,9 +315,11 @@ class Trainer:
             constants = None
         else:
             constants = margin_constants(self.net.head.weight, 1.0) if self.sphere else self.net.estimate()
-        return losses.by_name(
-            recipe.loss, logits.float(), labels, constants, recipe.epsilon_at(progress), recipe.weight_at(progress)
-        )
+        logits = logits.float()
+        loss = losses.by_name(recipe.loss, logits, labels, constants, recipe.epsilon_at(progress), recipe.weight_at(progress))
+        if recipe.clean_weight:
+            loss = loss + recipe.clean_weight * losses.by_name("standard", logits, labels, None, 0.0)
+        return loss
 
     def _what_fits(self, images: Tensor, labels: Tensor) -> str:
         """What to say when a step has run out of memory: the largest half, quarter, ... of the batch that does not."""

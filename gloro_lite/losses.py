@@ -13,7 +13,13 @@ LOSSES = ("standard", "cross_entropy", "generalised", "trades", "trades_ce", "em
 
 
 def by_name(
-    name: str, logits: Tensor, labels: Tensor, constants: Tensor | None, epsilon: float | Tensor, weight: float = 1.0
+    name: str,
+    logits: Tensor,
+    labels: Tensor,
+    constants: Tensor | None,
+    epsilon: float | Tensor,
+    weight: float = 1.0,
+    clean_weight: float = 0.0,
 ) -> Tensor:
     """The loss of one batch by its name, one of `LOSSES`.
 
@@ -24,11 +30,15 @@ def by_name(
         constants: (classes, classes), see `gloro_lite.bottom.margin_constants`; "standard" does not look at it.
         epsilon: the training epsilon, in input units.
         weight: lambda of "trades" and "trades_ce", q of "generalised".
+        clean_weight: of the cross-entropy of the logits without bottom, which is added.
 
     Raises ValueError for another name.
     """
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
+    if clean_weight:
+        loss = by_name(name, logits, labels, constants, epsilon, weight)
+        return loss + clean_weight * F.cross_entropy(logits, labels)
     if name == "standard":
         return F.cross_entropy(logits, labels)
     if name == "emma":

@@ -125,7 +125,10 @@ def test_training_learns_and_certifies(tmp_path, change):
 def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "STORED", tmp_path)
     monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    monkeypatch.setitem(recipes.RECIPES, "digits", RECIPE)
     second = dataclasses.replace(RECIPE, name="second", initial="digits", rate=1e-6, head_rate=1e-6, epochs=1)
+    with pytest.raises(ValueError, match=r"no recipe 'digit'; there are: "):
+        train(dataclasses.replace(second, initial="digit"))
     with pytest.raises(ValueError, match=r"starts from the weights of digits, which are not at .*--recipe digits --seed 1"):
         train(second, seed=1)
     first = train(RECIPE, seed=1)
@@ -204,7 +207,10 @@ def test_the_time_limit_leaves_a_checkpoint(tmp_path, monkeypatch):
         with pytest.raises(TrainingStopped, match=r"after [12] of 4 epochs"):
             Trainer(RECIPE, data(), tmp_path).run(max_seconds=6, progress=False)
     assert next(ticks) <= 12
-    assert len(Trainer(RECIPE, data(), tmp_path).history) in (1, 2)
+    resumed = Trainer(RECIPE, data(), tmp_path)
+    assert len(resumed.history) in (1, 2)
+    with pytest.raises(ValueError, match=r"1 s are too few for one epoch, which took up to [\d.]+ s"):
+        resumed.run(max_seconds=1, progress=False)
 
 
 KILLED = """
@@ -238,12 +244,17 @@ def test_kill_9(tmp_path):
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
     trainer = Trainer(dataclasses.replace(RECIPE, epochs=2), data(), tmp_path)
-    trainer.history = []
-    trainer.folder.mkdir(exist_ok=True)
+    good = {name: tensor.clone() for name, tensor in trainer.net.state_dict().items()}
+    with torch.no_grad():
+        trainer.net.head.weight.fill_(float("inf"))
+    # Before the first epoch has ended nothing has been kept.
+    with pytest.raises(ValueError, match=r"not finite at step 0 of epoch 0: try --rate 0\.\d+, and another --output.* run$"):
+        trainer.run(progress=False)
+    trainer.net.load_state_dict(good)
     trainer._save()
     with torch.no_grad():
         trainer.net.head.weight.fill_(float("inf"))
-    with pytest.raises(ValueError, match="not finite at step 0 of epoch 0"):
+    with pytest.raises(ValueError, match=r"the state before that epoch is kept in .*checkpoint\.pt"):
         trainer.run(progress=False)
     assert weights(Trainer(dataclasses.replace(RECIPE, epochs=2), data(), tmp_path)).isfinite().all()
 
@@ -483,7 +494,7 @@ def test_the_command_under_torchrun_on_mnist(tmp_path):
 def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
     mnist = benchmarks.load("mnist", download=False)
     few = Benchmark(mnist.validation, mnist.validation, mnist.test)
-    monkeypatch.setattr(ablations, "HEADS", {**ablations.HEADS, "q": [0.9], "steps": 100})
+    monkeypatch.setattr(ablations, "HEADS", {**ablations.HEADS, "losses": [[0.9, 0.0]], "steps": 100})
     before, after = ablations.heads(few)
     stored = json.loads((results.STORED / "mnist-1.58-first" / "seed-0" / "result.json").read_text())
     # The validation split's figure as the run itself counted it, with its own estimate of K.

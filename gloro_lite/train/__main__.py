@@ -75,10 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = find(options["recipe"])
         names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
-        changed = {name: options[name] for name in names if options[name] is not None}
-        if changed and not options["output"]:
-            raise ValueError("a recipe with other settings is another run: say with --output where its results belong")
-        recipe = dataclasses.replace(recipe, **changed)
+        recipe = dataclasses.replace(recipe, **{name: options[name] for name in names if options[name] is not None})
         result = train(
             recipe,
             options["output"],

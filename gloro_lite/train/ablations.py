@@ -1,9 +1,9 @@
 """What each choice of a recipe is worth: `python -m gloro_lite.train.ablations` trains variants that differ in one of them.
 
 At MNIST scale, with the small 2C2F at the large epsilon, where no variant comes near its ceiling. Beside them, what the loss does
-at the end of training: the last layer of the stored net of `mnist-1.58-first`, trained anew with several q. Figures are those of
-the validation split, by the converged estimate: the test set is not for choosing. Writes `data/ablations.json` after each run,
-and goes on from there when it is started again.
+at the end of training: the last layer of the stored net of `mnist-1.58-first`, trained anew by several losses. Figures are of the
+validation split, by the converged estimate: the test set is not for choosing. Writes `data/ablations.json` after each run, and
+goes on from there when it is started again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BASE = Recipe(
     epochs=EPOCHS,
     precision="bfloat16",
 )
-"""What we began with. Our recipe for the row took from the variants what helped."""
+"""What we began with."""
 
 _OURS = dataclasses.asdict(FIRST)  # the row's own recipe starts from the weights of this one, which are of another network
 _KEPT = ("name", "network", "epochs")
@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict] = {
     "loss: q = 0.8 from the start": {"loss_weight_growth": 0.0},
     "average of the weights: decay 0.998": {"average": 0.998},
     "sphere: none, Muon on plain weights": {"constraint": "none"},
+    "sphere: none, and 5 power iterations a step": {"constraint": "none", "iterations": 5},
     "optimizer: Adam, on the sphere": {"optimizer": "adam", "rate": 1e-3},
     "optimizer: Adam, on plain weights": {"constraint": "none", "optimizer": "adam", "rate": 1e-3},
     "schedule: held, then exponential": {"schedule": "exponential"},
@@ -73,8 +74,8 @@ VARIANTS: dict[str, dict] = {
 }
 """What each variant changes in `BASE`."""
 
-SEEDS = {"base": (0, 1)}
-"""Of the base, to see how far chance alone moves it; the variants have one each."""
+SEEDS = (0, 1, 2)
+"""Of each variant, to see how far chance alone moves it."""
 
 
 def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
@@ -91,8 +92,14 @@ def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
     }
 
 
-HEADS = {"q": [0.0, 0.5, 0.8, 0.9, 1.0], "train_epsilon": find("mnist-1.58").train_epsilon, "steps": 200, "rate": 3e-3}
-"""How the last layer is trained: by Adam on all images at once, at a rate that falls linearly, once for each q."""
+HEADS = {
+    "losses": [[0.0, 0.0], [0.5, 0.0], [0.8, 0.0], [0.9, 0.0], [1.0, 0.0], [0.9, 0.05], [0.9, 0.1], [0.9, 0.2]],
+    "train_epsilon": find("mnist-1.58").train_epsilon,
+    "steps": 200,
+    "rate": 3e-3,
+}
+"""How the last layer is trained: by Adam on all images at once, at a rate that falls linearly, once for each pair of q and the
+weight of the clean cross-entropy."""
 
 
 @torch.no_grad()
@@ -102,20 +109,20 @@ def features(net: GloroNet, images: Tensor) -> Tensor:
 
 
 def heads(data: benchmarks.Benchmark) -> list[dict]:
-    """Train the last layer of the first run's net for each q of `HEADS`; returns their figures, those of the net itself first."""
+    """Train the last layer of the first run's net by each loss of `HEADS`; returns figures, those of the net itself first."""
     shape, classes = benchmarks.INFO[FIRST.dataset][:2]
     net = GloroNet(networks.build(FIRST.network, shape, classes), shape, FIRST.epsilon)
     serialization.load(net, STORED / FIRST.name / "seed-0" / "model.safetensors")
     body = net.converge()
     train, validation = features(net, data.train.x), features(net, data.validation.x)
     rows = []
-    for q in [None, *HEADS["q"]]:
+    for q, clean_weight in [(None, None), *HEADS["losses"]]:
         head = copy.deepcopy(net.head)
         optimizer = torch.optim.Adam(head.parameters())
         for step in range(HEADS["steps"] if q is not None else 0):
             optimizer.param_groups[0]["lr"] = HEADS["rate"] * (1 - step / HEADS["steps"])
             constants = margin_constants(head.weight, body)
-            loss = by_name("generalised", head(train), data.train.y, constants, HEADS["train_epsilon"], q)
+            loss = by_name("generalised", head(train), data.train.y, constants, HEADS["train_epsilon"], q, clean_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -127,6 +134,7 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
         rows.append(
             {
                 "q": q,
+                "clean_weight": clean_weight,
                 "validation_accuracy": correct.double().mean().item(),
                 "validation_vra": verified.double().mean().item(),
             }
@@ -144,8 +152,8 @@ def main() -> None:
     # A field that has been added since has its default there.
     if Recipe(**report["base"]) != BASE:
         raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
-    report |= {
-        "base": base,
+    report["base"] = base
+    machine = {
         "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -153,17 +161,17 @@ def main() -> None:
     # What has been changed since is measured anew.
     report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
-    for variant, changes in VARIANTS.items():
-        for seed in SEEDS.get(variant, (0,)):
+    for seed in SEEDS:
+        for variant, changes in VARIANTS.items():
             if (variant, seed) in done:
                 continue
             print(f"{variant}, seed {seed}", flush=True)
-            row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data)}
+            row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data), **machine}
             report["runs"].append(row)
             _write(report)
     if report.get("heads", {}).get("settings") != HEADS:
-        print("the last layer, for each q", flush=True)
-        report["heads"] = {"settings": HEADS, "runs": heads(data)}
+        print("the last layer, by each loss", flush=True)
+        report["heads"] = {"settings": HEADS, **machine, "runs": heads(data)}
         _write(report)
 
 

@@ -106,7 +106,10 @@ class Recipe:
         if self.warmup == 1:
             raise ValueError("warmup is 1: no part of training would be left for the rate to fall")
         if not 0 <= self.loss_weight < math.inf or (self.loss == "generalised" and self.loss_weight > 1):
-            raise ValueError(f"loss_weight must be finite and not negative, as q at most 1; not {self.loss_weight}")
+            raise ValueError(
+                "loss_weight must be finite and at least 0, and at most 1 where it is the q of the generalised loss; "
+                f"not {self.loss_weight}"
+            )
 
     def rate_scale(self, progress: float) -> float:
         """The learning rates as a fraction of their peaks, after a fraction of training."""
@@ -142,7 +145,7 @@ _FIRST = Recipe(
     epochs=160,
     precision="bfloat16",
 )
-"""Where `mnist-1.58` starts."""
+"""Where `mnist-1.58` and `mnist-1.58-clean` start."""
 
 _SECOND = dataclasses.replace(
     _FIRST,
@@ -158,8 +161,8 @@ _SECOND = dataclasses.replace(
     epochs=140,
     batch_size=512,
 )
-"""What the first run gained came as its rate fell, so this one goes on from there with a small rate, and averages for long.
-Its loss is nearly the share of digits that are not certified."""
+"""The last of what the first run gained came as its rate fell, so this one goes on from there with a small rate, and averages for
+long. Its loss is nearly the share of digits that are not certified."""
 
 _SECOND_CLEAN = dataclasses.replace(_SECOND, name="mnist-1.58-clean", clean_weight=0.1)
 """The same, but digits that are given up still count where they are wrong."""

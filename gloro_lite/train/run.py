@@ -10,7 +10,7 @@ import torch
 
 from gloro_lite.datasets import benchmarks
 from gloro_lite.train import distributed, results
-from gloro_lite.train.recipes import Recipe
+from gloro_lite.train.recipes import RECIPES, Recipe, find
 from gloro_lite.train.trainer import Trainer
 
 
@@ -39,16 +39,19 @@ def train(
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
 
-    Raises ValueError if `folder` holds a finished run or the run that a recipe starts from is not there, and what `Trainer` and
-    `benchmarks.load` raise.
+    Raises ValueError if `folder` holds a finished run, if it is left out for a recipe whose settings were changed under its old
+    name, and if the run that a recipe starts from is not there; and what `Trainer` and `benchmarks.load` raise.
     """
+    if not folder and recipe != RECIPES.get(recipe.name, recipe):
+        raise ValueError(f"{recipe.name} with other settings is another run: say with --output where its results belong")
     folder = Path(folder) if folder else results.STORED / recipe.name / f"seed-{seed}"
     if (folder / "result.json").exists():
-        raise ValueError(f"{folder} holds a finished run: delete it, or give another folder")
+        raise ValueError(f"{folder} holds a finished run: to train anew, give another folder (--output) or --seed")
     weights = None
     if recipe.initial:
         weights = results.STORED / recipe.initial / f"seed-{seed}" / "model.safetensors"
         if not weights.exists():
+            find(recipe.initial)  # or there is nothing to run
             raise ValueError(
                 f"recipe {recipe.name} starts from the weights of {recipe.initial}, which are not at {weights}: "
                 f"run that first, python -m gloro_lite.train --recipe {recipe.initial} --seed {seed}"

@@ -41,7 +41,7 @@ class SpectralSphere:
     def retract(self) -> None:
         """Divide each weight by its norm after a power iteration, and keep dsigma/dW for `project`."""
         norms = list(self._bound.norms(self._iterations).values())
-        # sigma does not change when W is scaled along itself, nor does its gradient.
+        # Taken before the division, which changes sigma but not dsigma/dW.
         self._slopes = list(torch.autograd.grad(norms, self.weights))
         with torch.no_grad():
             for weight, norm in zip(self.weights, norms, strict=True):

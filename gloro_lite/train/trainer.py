@@ -172,8 +172,9 @@ class Trainer:
             progress: draw a progress bar.
             on_epoch: called after each epoch with the history and whether it was the last, to draw curves, say.
 
-        Raises TrainingStopped at the time limit, ValueError where the loss or the bound is no longer finite (the checkpoint
-        keeps the state before that epoch), and MemoryError, which names a batch that fits, where this one does not.
+        Raises TrainingStopped at the time limit, ValueError where that is too short for one epoch or where the loss or the bound
+        is no longer finite (the checkpoint keeps the state before that epoch), and MemoryError, which names a batch that fits,
+        where this one does not.
         """
         recipe = self.recipe
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -184,16 +185,22 @@ class Trainer:
         memory.reset_peak(self.device)
         idle = memory.peak(self.device)
         longest = max((row["seconds"] for row in self.history), default=0.0)
+        resumed = len(self.history)
         with bar:
-            for epoch in range(len(self.history), recipe.epochs):
+            for epoch in range(resumed, recipe.epochs):
                 if distributed.agree(time.perf_counter() - began + longest > max_seconds):
+                    if epoch == resumed:
+                        raise ValueError(
+                            f"{max_seconds:g} s are too few for one epoch, which took up to {longest:.3g} s so far: "
+                            "give --max-seconds more"
+                        )
                     raise TrainingStopped(f"stopped at the time limit after {epoch} of {recipe.epochs} epochs")
                 start = time.perf_counter()
                 row = self._epoch(epoch, bar)
                 with self.reported():
                     row |= self._validate(epoch)
-                    progress = (epoch + 1) / recipe.epochs
-                    row |= {"train_epsilon": recipe.epsilon_at(progress), "rate": recipe.rate * recipe.rate_scale(progress)}
+                    done = (epoch + 1) / recipe.epochs
+                    row |= {"train_epsilon": recipe.epsilon_at(done), "rate": recipe.rate * recipe.rate_scale(done)}
                     row["seconds"] = time.perf_counter() - start
                     self.history.append(row)
                     self._keep_best()
@@ -296,10 +303,7 @@ class Trainer:
         distributed.add(total)
         distributed.least(failed)
         if int(failed) < steps:
-            raise ValueError(
-                f"the loss is not finite at step {int(failed)} of epoch {epoch}: try a smaller rate than {recipe.rate}; "
-                f"the state before that epoch is kept in {self.checkpoint_path}"
-            )
+            raise ValueError(self._diverged(f"the loss is not finite at step {int(failed)} of epoch {epoch}"))
         self.start_epoch()
         return {"epoch": epoch, "loss": total.item() / count}
 
@@ -315,11 +319,19 @@ class Trainer:
             constants = None
         else:
             constants = margin_constants(self.net.head.weight, 1.0) if self.sphere else self.net.estimate()
-        logits = logits.float()
-        loss = losses.by_name(recipe.loss, logits, labels, constants, recipe.epsilon_at(progress), recipe.weight_at(progress))
-        if recipe.clean_weight:
-            loss = loss + recipe.clean_weight * losses.by_name("standard", logits, labels, None, 0.0)
-        return loss
+        return losses.by_name(
+            recipe.loss,
+            logits.float(),
+            labels,
+            constants,
+            recipe.epsilon_at(progress),
+            recipe.weight_at(progress),
+            recipe.clean_weight,
+        )
+
+    def _diverged(self, what: str) -> str:
+        kept = f"; the state before that epoch is kept in {self.checkpoint_path}" if self.checkpoint_path.exists() else ""
+        return f"{what}: try --rate {self.recipe.rate / 2:g}, and another --output, as that is another run{kept}"
 
     def _what_fits(self, images: Tensor, labels: Tensor) -> str:
         """What to say when a step has run out of memory: the largest half, quarter, ... of the batch that does not."""
@@ -348,10 +360,7 @@ class Trainer:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
         constants = self.net.estimate()
         if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
-            raise ValueError(
-                f"the last step of epoch {epoch} left weights that are not finite: try a smaller rate than {self.recipe.rate}; "
-                f"the state before that epoch is kept in {self.checkpoint_path}"
-            )
+            raise ValueError(self._diverged(f"the last step of epoch {epoch} left weights that are not finite"))
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         (x, y), share = distributed.share(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):

@@ -189,7 +189,7 @@ class Trainer:
         with bar:
             for epoch in range(resumed, recipe.epochs):
                 if distributed.agree(time.perf_counter() - began + longest > max_seconds):
-                    if epoch == resumed:
+                    if self.history and epoch == resumed:
                         raise ValueError(
                             f"{max_seconds:g} s are too few for one epoch, which took up to {longest:.3g} s so far: "
                             "give --max-seconds more"

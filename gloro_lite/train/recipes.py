@@ -182,7 +182,7 @@ _MNIST_SMALL = Recipe(
 )
 
 _UNAUGMENTED = dataclasses.replace(_MNIST_SMALL, name="mnist-0.3-unaugmented", augmentation="none")
-"""To see what augmentation is worth where nearly all training digits are certified."""
+"""To see what augmentation is worth."""
 
 # Our own recipe for each row of the paper's table.
 _CIFAR_EPSILON = 36 / 255

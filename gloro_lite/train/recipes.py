@@ -54,7 +54,7 @@ class Recipe:
     loss_weight_growth: float = 0.0
     """Fraction of training over which that weight grows linearly from 0."""
     clean_weight: float = 0.0
-    """Weight of the cross-entropy of the logits without bottom, added to the loss: for inputs that cannot be certified."""
+    """Weight of the cross-entropy of the logits without bottom, which is added; it counts inputs that cannot be certified."""
     constraint: str = "sphere"
     """"sphere" holds each linear layer of the body at norm 1 (`SpectralSphere`), "none" leaves them free."""
     optimizer: str = "muon"

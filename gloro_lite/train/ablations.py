@@ -12,7 +12,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import platform
 import tempfile
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, device_name
+from gloro_lite.train.results import STORED, machine, run_folder
 from gloro_lite.train.trainer import Trainer
 
 TARGET = STORED.parent / "ablations.json"
@@ -112,7 +111,7 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
     """Train the last layer of the first run's net by each loss of `HEADS`; returns figures, those of the net itself first."""
     shape, classes = benchmarks.INFO[FIRST.dataset][:2]
     net = GloroNet(networks.build(FIRST.network, shape, classes), shape, FIRST.epsilon)
-    serialization.load(net, STORED / FIRST.name / "seed-0" / "model.safetensors")
+    serialization.load(net, run_folder(FIRST.name, 0) / "model.safetensors")
     body = net.converge()
     train, validation = features(net, data.train.x), features(net, data.validation.x)
     rows = []
@@ -153,11 +152,7 @@ def main() -> None:
     if Recipe(**report["base"]) != BASE:
         raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
     report["base"] = base
-    machine = {
-        "device": device_name(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
+    here = machine(torch.device("cpu"))
     # What has been changed since is measured anew.
     report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
@@ -166,12 +161,12 @@ def main() -> None:
             if (variant, seed) in done:
                 continue
             print(f"{variant}, seed {seed}", flush=True)
-            row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data), **machine}
+            row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data), **here}
             report["runs"].append(row)
             _write(report)
     if report.get("heads", {}).get("settings") != HEADS:
         print("the last layer, by each loss", flush=True)
-        report["heads"] = {"settings": HEADS, **machine, "runs": heads(data)}
+        report["heads"] = {"settings": HEADS, **here, "runs": heads(data)}
         _write(report)
 
 

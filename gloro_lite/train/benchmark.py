@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
-import platform
 import re
 import statistics
 import time
@@ -26,7 +25,7 @@ from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, device_name
+from gloro_lite.train.results import STORED, machine
 from gloro_lite.train.trainer import Trainer
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
@@ -158,15 +157,13 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
-    name = device_name(torch.device(options.device))
-    report = {"device": name, "threads": torch.get_num_threads(), "rounds": options.rounds, "batch_size": _BATCH}
-    report |= {"versions": {"python": platform.python_version(), "torch": torch.__version__}, "networks": {}}
+    report = machine(torch.device(options.device)) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
     folder.mkdir(exist_ok=True)
-    path = folder / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
+    path = folder / (re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + ".json")
     write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
     print(f"written to {path}")
 

@@ -30,6 +30,20 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Verified-robust accuracy is also reported at these multiples of the recipe's epsilon."""
 
 
+def run_folder(recipe: str, seed: int) -> Path:
+    """Where a recipe's run of that seed is stored, by the recipe's name."""
+    return STORED / recipe / f"seed-{seed}"
+
+
+def machine(device: torch.device) -> dict:
+    """What figures that are no run's results were measured on, for the record."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
 def write(trainer: Trainer, test: Images) -> dict:
     """Certify the test set with the net of the chosen epoch and write `result.json`, `model.safetensors`, `history.csv` and
     `certificates.csv` (index, label, prediction, radius: one row an image) into the trainer's folder; returns what is in

@@ -44,12 +44,12 @@ def train(
     """
     if not folder and recipe != RECIPES.get(recipe.name, recipe):
         raise ValueError(f"{recipe.name} with other settings is another run: say with --output where its results belong")
-    folder = Path(folder) if folder else results.STORED / recipe.name / f"seed-{seed}"
+    folder = Path(folder) if folder else results.run_folder(recipe.name, seed)
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: to train anew, give another folder (--output) or --seed")
     weights = None
     if recipe.initial:
-        weights = results.STORED / recipe.initial / f"seed-{seed}" / "model.safetensors"
+        weights = results.run_folder(recipe.initial, seed) / "model.safetensors"
         if not weights.exists():
             find(recipe.initial)  # or there is nothing to run
             raise ValueError(

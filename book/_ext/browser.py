@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-EXPLORATION = HTML / "book" / "06_decision_margins.html"
+EXPLORATION = HTML / "book" / "decision_margins.html"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--headless",

@@ -31,8 +31,11 @@ class NotebookError(RuntimeError):
 
 
 def notebooks() -> list[Path]:
-    """The chapters, in order."""
-    return sorted(BOOK.glob("[0-9]*.ipynb"))
+    """The chapters, in the order of _toc.yml."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [contents["root"], *(entry["file"] for entry in contents["chapters"])]
+    pages = [ROOT / f"{file}.ipynb" for file in files]
+    return [page for page in pages if page.is_file()]
 
 
 def key(notebook: Path) -> str:
@@ -140,7 +143,7 @@ def main() -> int:
     parser.add_argument(
         "names",
         nargs="*",
-        help="chapters to run, 03_bottom_class say; all that have changed by default",
+        help="chapters to run, bottom_class say; all that have changed by default",
     )
     parser.add_argument(
         "-p",

@@ -28,7 +28,7 @@ def test_page_loads_without_a_network(name, scheme, browser, server):
     )
     page.goto(f"{base}/{name}.html", wait_until="load")
     page.wait_for_function("!window.MathJax || !window.MathJax.startup || window.MathJax.startup.promise.then(() => true)")
-    if "06_decision_margins" in name:
+    if "decision_margins" in name:
         page.wait_for_function("document.querySelectorAll('.gloro-widget').length === 4")
     page.evaluate("document.fonts.ready.then(() => true)")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ def test_page_loads_without_a_network(name, scheme, browser, server):
 
 def test_phone_width_has_no_sideways_scroll(browser, server):
     page = browser.new_page(viewport={"width": PHONE, "height": 800})
-    page.goto(f"{server}/book/06_decision_margins.html")
+    page.goto(f"{server}/book/decision_margins.html")
     page.wait_for_function("document.querySelectorAll('.gloro-widget').length === 4")
     for box in page.evaluate("[...document.querySelectorAll('.gloro-widget')].map((e) => e.getBoundingClientRect().right)"):
         assert box <= PHONE
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
-    page.screenshot(path=SCREENSHOTS / "06_decision_margins-phone.png", full_page=True)
+    page.screenshot(path=SCREENSHOTS / "decision_margins-phone.png", full_page=True)
     page.close()
 
 
@@ -53,7 +53,7 @@ def test_widgets_are_readable_in_both_themes(theme, browser, server):
     """Every word of a widget and of its sliders has the contrast with what lies under it that WCAG asks for, 4.5."""
     page = browser.new_page(viewport={"width": 1250, "height": 900})
     page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
-    page.goto(f"{server}/book/06_decision_margins.html")
+    page.goto(f"{server}/book/decision_margins.html")
     page.wait_for_function("document.querySelectorAll('.gloro-widget').length === 4")
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     ratios = page.evaluate(

@@ -16,13 +16,13 @@ from gloro_lite.voronoi import DecisionFaces
 from gloro_lite.widgets import export
 from gloro_lite.widgets.base import module
 
-PAGE = "book/06_decision_margins.html"
+PAGE = "book/decision_margins.html"
 STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def model(name: str) -> dict:
     """The stored state of the widget that `name`'s JavaScript draws, its buffers among the traits."""
-    nb = nbformat.read(ROOT / "_build" / "notebooks" / "06_decision_margins.ipynb", 4)
+    nb = nbformat.read(ROOT / "_build" / "notebooks" / "decision_margins.ipynb", 4)
     for stored in nb.metadata["widgets"][STATE]["state"].values():
         if stored["state"].get("description", "").startswith(name):
             buffers = {b["path"][0]: base64.b64decode(b["data"]) for b in stored.get("buffers", [])}

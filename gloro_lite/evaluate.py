@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_lite.bottom import BOTTOM
-from gloro_lite.net import Certificate, GloroNet
+from gloro_lite.certificate import BOTTOM, Certificate
+from gloro_lite.net import GloroNet
 
 
 class Report(NamedTuple):

@@ -7,39 +7,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.bottom import BOTTOM, bottom_logit, certified_radius, check_epsilon, margin_constants
-from gloro_lite.lipschitz.certified import upper_bound
-from gloro_lite.lipschitz.compose import check_deterministic, expression
+from gloro_lite.bottom import bottom_logit, margin_constants
+from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
+from gloro_lite.lipschitz.affine import Dense
+from gloro_lite.lipschitz.errors import NetworkError
+from gloro_lite.lipschitz.nodes import Node
+from gloro_lite.lipschitz.norms import row_distances
 from gloro_lite.lipschitz.power import TrainingBound
-from gloro_lite.precision import full_precision
+from gloro_lite.lipschitz.program import Program, Result
+from gloro_lite.lipschitz.rounding import Format, length_up, number_format
+from gloro_lite.lipschitz.walk import registered, walk
+from gloro_lite.precision import full_precision, has_reduced_products
 
 
-class Certificate(NamedTuple):
-    """What `GloroNet.certify` proves of each input of a batch.
+class _Head(NamedTuple):
+    """What certificates need of the last layer, in float64.
 
     Attributes:
-        label: (batch,) int64, the class that every point within epsilon has, or -1 (bottom) where that is not proven.
-        radius: (batch,) float64, the l2 radius within which the prediction is proven not to change; 0 where there is none.
-        prediction: (batch,) int64, the class with the largest logit, certified or not.
+        distances: (classes, classes), ||w_j - w_i|| rounded up.
+        lengths, offsets: (classes,), ||w_i|| rounded up and |b_i|.
+        table: (classes, classes), the certified margin constants.
     """
 
-    label: Tensor
-    radius: Tensor
-    prediction: Tensor
+    distances: Tensor
+    lengths: Tensor
+    offsets: Tensor
+    table: Tensor
 
 
-def _flatten(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     """The layers of nested nn.Sequential in order, with their dotted names."""
-    if not isinstance(module, nn.Sequential):
+    if type(module) is not nn.Sequential or registered(module) is not None:
         return [(name, module)]
-    return [layer for key, child in module._modules.items() for layer in _flatten(child, f"{name}.{key}" if name else key)]
+    return [layer for key, child in module._modules.items() for layer in _layers(child, f"{name}.{key}" if name else key)]
 
 
 class GloroNet(nn.Module):
     """A classifier f with the bottom class of globally-robust networks (Section 2.2 of the paper).
 
-    Called, it returns the logits and the bottom logit: in training mode with the training bound (power iteration, an
-    estimate), in eval mode with the certified bound. `certify` always uses the certified bound.
+    Called, it returns the logits and the bottom logit. In training mode it runs the network as it is, with the training bound
+    (power iteration, an estimate). In eval mode it runs the program that is certified, with the certified bound and its rounding
+    counted: its largest output is bottom exactly where `certify` gives no certificate.
 
     Args:
         network: nn.Sequential (nested or not) that ends in the nn.Linear that gives the logits.
@@ -50,8 +58,10 @@ class GloroNet(nn.Module):
 
     Raises:
         UnknownLayerError: a layer without a Lipschitz bound.
-        ValueError: epsilon not positive and finite, a network that does not end in a Linear layer of two or more classes, an
-            input shape that the network does not take.
+        NetworkError (a ValueError): a network that does not end in a Linear layer of two or more classes, an input shape that
+        it does
+            not take, hooks and replaced methods, and what else cannot be certified; says which layer, why and what to do.
+        ValueError: epsilon not positive and finite, iterations below 1.
     """
 
     def __init__(
@@ -66,23 +76,21 @@ class GloroNet(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}")
-        layers = _flatten(network)
-        if not layers or not isinstance(layers[-1][1], nn.Linear):
-            last = type(layers[-1][1]).__name__ if layers else "nothing"
-            raise ValueError(f"the network must end in the nn.Linear layer that gives the logits; it ends in {last}")
-        if layers[-1][1].out_features < 2:
-            raise ValueError("the network has one class: a GloRo Net needs at least two logits")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {iterations}")
         self.input_shape = tuple(int(side) for side in input_shape)
-        expression(network, self.input_shape)  # every layer has a bound and takes its input's shape
         self.network = network
         self.epsilon = epsilon
         self.tight = tight
         self.iterations = iterations
-        self.training_bound = TrainingBound(self._body(), self.input_shape)
-        self._certified: tuple[list[Tensor], str, Tensor] | None = None
+        _check_classifier(walk(network, self.input_shape, trained=True), _layers(network))
+        self.training_bound = TrainingBound(self.body, self.input_shape)
+        self._program: tuple[Program, _Head, bool] | None = None
         self.converge()
+
+    def __getstate__(self) -> dict:
+        # A copy makes its own program, from its own weights.
+        return {**self.__dict__, "_program": None}
 
     @property
     def epsilon(self) -> float:
@@ -96,85 +104,118 @@ class GloroNet(nn.Module):
     @property
     def body(self) -> list[tuple[str, nn.Module]]:
         """The layers before the last, in order, with their dotted names."""
-        return _flatten(self.network)[:-1]
+        return _layers(self.network)[:-1]
 
     @property
     def head(self) -> nn.Linear:
         """The last layer, which gives the logits."""
-        return _flatten(self.network)[-1][1]
+        return _layers(self.network)[-1][1]
 
     @property
     def classes(self) -> int:
         """The number of classes, bottom not counted."""
         return self.head.out_features
 
-    def _body(self) -> nn.Sequential:
-        body = nn.Sequential()
-        for name, layer in self.body:
-            body.add_module(name.replace(".", "_"), layer)
-        return body
-
     def converge(self) -> float:
         """Converge the power iteration of the training bound; returns the body's estimate. Call it when weights have jumped."""
+        self.training_bound.follow(self.body, self.input_shape)
         return self.training_bound.converge()
 
     def estimate(self) -> Tensor:
         """The table of margin constants by the training bound, (classes, classes), differentiable. It certifies nothing."""
+        self.training_bound.follow(self.body, self.input_shape)
         body = self.training_bound(self.iterations)
         with full_precision(self.head.weight.device):
             return margin_constants(self.head.weight, body, tight=self.tight)
 
-    def margin_constants(self) -> Tensor:
-        """The certified table of margin constants K_ij, (classes, classes) float64: true upper bounds.
+    def program(self) -> Program:
+        """The network as it is now, as one frozen program: what certificates rest on. Kept until anything that it reads changes.
 
-        Computed when first asked for and kept until a weight changes (by comparison with a copy: no change goes unseen).
+        Raises NetworkError for what cannot be certified.
         """
-        state = [*self.network.parameters(), *self.network.buffers()]
-        structure = repr(self.network)
-        if self._certified is not None:
-            copies, old_structure, table = self._certified
-            if old_structure == structure and len(copies) == len(state) and all(map(_same, copies, state)):
-                return table
-        check_deterministic(self.network)
-        with torch.no_grad():
-            body = upper_bound(self._body(), self.input_shape)
-            head = self.head.weight.detach().to("cpu", torch.float64)
-            if not all(tensor.isfinite().all() for tensor in state if tensor.is_floating_point()):
-                raise ValueError("the network holds NaN or infinite weights: no certificate can be given")
-            # A sum of `features` squares, its root and the product are rounded by less than this.
-            up = 1 + (head.shape[1] + 8) * 2.0**-52
-            table = (margin_constants(head, body, tight=self.tight) * up).to(_float64_device(self.head.weight.device))
-        self._certified = ([tensor.detach().clone() for tensor in state], structure, table)
-        return table
+        return self._bounded()[0]
+
+    def margin_constants(self) -> Tensor:
+        """The certified table of margin constants K_ij, (classes, classes) float64: true upper bounds. The caller's own copy."""
+        return self._bounded()[1].table.clone()
+
+    def _bounded(self) -> tuple[Program, _Head]:
+        known = self._program
+        if known is not None and known[2] == self.tight and known[0].is_current(self.network, self.input_shape):
+            return known[:2]
+        program = Program(self.network, self.input_shape)
+        _check_classifier(program.root, [(node.name, node.layer) for node in program.nodes])
+        head = _head(program, self.tight)
+        self._program = (program, head, self.tight)
+        return program, head
 
     def logits(self, x: Tensor) -> Tensor:
-        """The logits, (batch, classes), of x, ``(batch, *input_shape)``."""
+        """The logits as the network itself computes them, (batch, classes), of x, ``(batch, *input_shape)``, without bottom."""
         self._check_shape(x)
         return self.network(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits and, last, the bottom logit: (batch, classes + 1), of x, ``(batch, *input_shape)``."""
-        logits = self.logits(x)
-        constants = self.estimate() if self.training else self.margin_constants()
+        if self.training:
+            logits = self.logits(x)
+            bottom = bottom_logit(logits, self.estimate().to(logits), self.epsilon)
+            return torch.cat((logits, bottom[:, None]), dim=1)
+        logits, proven, constants = self._certify(x, self.epsilon, "exact", torch.float64)
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
-        return torch.cat((logits, bottom[:, None]), dim=1)
+        return _agreeing(logits, bottom, proven, x.dtype).to(x.device)
 
-    @torch.no_grad()
-    def certify(self, x: Tensor, epsilon: float | None = None) -> Certificate:
+    def certify(
+        self, x: Tensor, epsilon: float | None = None, *, guarantee: Guarantee = "exact", dtype: torch.dtype = torch.float64
+    ) -> Certificate:
         """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
 
-        The logits are computed in the network's precision, and the rounding of that forward pass is not accounted for yet;
-        everything after it is rounded to the safe side.
+        The forward pass is that of `program`, its rounding is counted, and the network itself is run beside it on a few of the
+        inputs.
 
         Args:
-            x: ``(batch, *input_shape)``, float32 or float64, finite.
+            x: ``(batch, *input_shape)``, float32 or float64, finite; each number is taken as it is.
             epsilon: l2 radius, the net's own by default.
+            guarantee: what is promised, see `gloro_lite.certificate.GUARANTEES`.
+            dtype: what the forward pass is computed in. float32 is faster, on a CPU alone, and certifies smaller radii.
 
-        Raises ValueError for inputs or weights that are not finite, a wrong shape, an epsilon that is not finite and positive,
-        and a network whose batch norm or dropout is in training mode; TypeError for inputs of another type.
+        Raises ValueError for inputs or weights that are not finite, a wrong shape, and an epsilon that is not finite and
+        positive; TypeError for inputs of another type; NetworkError for what cannot be certified, as `program`.
         """
         epsilon = self.epsilon if epsilon is None else check_epsilon(epsilon)
+        if guarantee not in GUARANTEES:
+            raise ValueError(f"guarantee must be one of {', '.join(GUARANTEES)}; not {guarantee!r}")
+        with torch.no_grad():
+            return self._certify(x, epsilon, guarantee, dtype)[1]
+
+    def _certify(self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype) -> tuple[Tensor, Certificate, Tensor]:
+        """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
+        self._check_values(x)
+        program, head = self._bounded()
+        if dtype not in (torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
+            raise TypeError(f"a network of {program.dtype} cannot be certified in {dtype}: give dtype=torch.float64")
+        if dtype == torch.float32 and (program.device.type != "cpu" or has_reduced_products()):
+            raise TypeError(
+                "float32 is float32 only on a CPU, and where no products of reduced precision are allowed: "
+                "give dtype=torch.float64"
+            )
+        x = x.to(program.device)
+        # The deployed network's own type: its rounding at each point of the ball.
+        deployed = program.dtype if guarantee == "deployed" else None
+        features = program.run(x, program.nodes[:-1], dtype=dtype, deployed=deployed)
+        logits = program.nodes[-1].apply(features.value).double()
+        with torch.no_grad():
+            own, growth = _margin_errors(
+                features, head, logits, number_format(dtype), None if deployed is None else number_format(deployed)
+            )
+            program.compare(x, logits, 4 * _logit_errors(features, head, number_format(dtype)))
+            radius = certified_radius(logits, head.table, own, growth)
+            if deployed is not None:
+                radius = _without_overflow(radius, features, head, number_format(deployed))
+            proven = certificate(logits.argmax(dim=1), radius, epsilon, guarantee)
+        return logits, proven, head.table
+
+    def _check_values(self, x: Tensor) -> None:
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
         if x.dtype != self.head.weight.dtype:
@@ -183,16 +224,10 @@ class GloroNet(nn.Module):
         if not x.sum().isfinite() and not x.isfinite().all():
             row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")
-        check_deterministic(self.network)
-        constants = self.margin_constants()
-        with full_precision(x.device):
-            logits = self.network(x)
-        radius = certified_radius(logits.to(constants.device), constants).to(constants.device)
-        prediction = logits.argmax(dim=1).to(constants.device)
-        # Strict: at radius = epsilon some point at distance epsilon may tie.
-        return Certificate(prediction.where(radius > epsilon, BOTTOM), radius, prediction)
 
     def _check_shape(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
         if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
             hint = "; add a batch dimension with x[None]" if tuple(x.shape) == self.input_shape else ""
             raise ValueError(
@@ -200,9 +235,100 @@ class GloroNet(nn.Module):
             )
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.device == b.device and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
+    """Raise NetworkError unless a network ends in the nn.Linear that gives the logits of one input."""
+    if not layers or type(layers[-1][1]) is not nn.Linear or registered(layers[-1][1]) is not None:
+        last = type(layers[-1][1]).__name__ if layers else "nothing"
+        raise NetworkError(
+            f"the network must be nn.Sequential and end in the nn.Linear layer that gives the logits; it ends in {last}"
+        )
+    if len(root.output_shape) != 1:
+        raise NetworkError(
+            f"the network gives outputs of shape {root.output_shape} for one input, where (classes,) is needed: put nn.Flatten() "
+            "before the last layer"
+        )
+    if root.output_shape[0] < 2:
+        raise NetworkError("the network has one class: a GloRo Net needs at least two logits")
 
 
-def _float64_device(device: torch.device) -> torch.device:
-    return torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+def _head(program: Program, tight: bool) -> _Head:
+    """The certified table: K_ij = ||w_j - w_i|| K, or K_i + K_j, rounded up."""
+    node = program.nodes[-1]
+    assert isinstance(node, Dense)
+    body = program.bound(program.nodes[:-1])
+    rows = node.layer.weight.detach().to("cpu", torch.float64)
+    bias = torch.zeros(len(rows), dtype=torch.float64) if node.layer.bias is None else node.layer.bias.detach().cpu().abs()
+    distances, lengths = row_distances(rows), length_up(rows)
+    table = distances if tight else (lengths[:, None] + lengths[None, :])
+    infinity = torch.full_like(table, torch.inf)
+    up = torch.nextafter(torch.nextafter(table, infinity) * float(body), infinity).where((table > 0) & (float(body) > 0), 0.0)
+    return _Head(*(part.to(program.device) for part in (distances, lengths, bias, up)))
+
+
+def _logit_errors(features: Result, head: _Head, number: Format) -> Tensor:
+    """How far each logit, computed in `number`, may be off, (batch, classes)."""
+    return features.own[:, None] * head.lengths + _head_errors(
+        features.length + features.own, head, number, features.value.shape[1]
+    )
+
+
+def _head_errors(length: Tensor, head: _Head, number: Format, count: int) -> Tensor:
+    """The rounding of the last layer alone, for features of a length, (batch,) or a number: (batch, classes)."""
+    terms = number.gamma(count + 3) * (length[:, None] * head.lengths + head.offsets) + (count + 3) * number.tiny
+    return terms * (1 + 2.0**-48)
+
+
+def _margin_errors(
+    features: Result, head: _Head, logits: Tensor, own: Format, deployed: Format | None
+) -> tuple[Tensor, Tensor | float]:
+    """How far each margin of the predicted class may be off, and how much that grows with the radius: (batch, classes) each.
+
+    The features' deviation passes the last layer by the differences of its rows; the last layer's own rounding comes on top.
+    """
+    predicted = logits.argmax(dim=1)
+    distances = head.distances[predicted]
+    up = 1 + 2.0**-48
+    count = features.value.shape[1]
+
+    def pairs(each: Tensor) -> Tensor:
+        return each + each.gather(1, predicted[:, None])
+
+    error = (distances * features.own[:, None] + pairs(_head_errors(features.length + features.own, head, own, count))) * up
+    if deployed is None:
+        return error, 0.0
+    error = (
+        error + distances * features.at[:, None] + pairs(_head_errors(features.length + features.at, head, deployed, count))
+    ) * up
+    slope = torch.full((1,), float(features.lipschitz) + features.slope, dtype=torch.float64, device=error.device)
+    rows = deployed.gamma(count + 3) * slope * head.lengths.expand(len(error), -1)
+    return error, (distances * features.slope + pairs(rows)) * up
+
+
+def _without_overflow(radius: Tensor, features: Result, head: _Head, number: Format) -> Tensor:
+    """The radius up to which no intermediate result of the deployed network can overflow."""
+    longest = head.lengths.max()
+    at = torch.maximum(features.largest, 2 * (longest * (features.length + features.at) + head.offsets.max()))
+    slope = max(features.growth, 2 * float(longest) * (float(features.lipschitz) + features.slope))
+    return torch.minimum(radius, ((number.largest - at) / slope * (1 - 2.0**-48)).clamp_min(0)) if slope else radius
+
+
+def _agreeing(logits: Tensor, bottom: Tensor, proven: Certificate, dtype: torch.dtype) -> Tensor:
+    """Logits and bottom in `dtype`, such that the largest output is the certified class, or bottom where there is none.
+
+    Rounding to float32 can make ties of logits that differ, and a comparison of rounded numbers can go either way: the
+    certificate decides, and the outputs move by a unit in the last place to say the same.
+    """
+    finite = logits.isfinite().all(dim=1) & bottom.isfinite()
+    info = torch.finfo(dtype)
+    outputs = torch.cat((logits, bottom[:, None]), dim=1).clamp(info.min / 2, info.max / 2).to(dtype)
+    # What has overflowed has no logits that mean anything: bottom, and nothing else.
+    nothing = torch.full_like(outputs, info.min / 2)
+    nothing[:, -1] = 0
+    outputs = torch.where(finite[:, None], outputs, nothing)
+    with torch.no_grad():
+        certified = proven.label == proven.prediction
+        winner = proven.prediction.where(certified & finite, logits.shape[1])[:, None]
+        rival = outputs.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
+        needed = torch.nextafter(rival, torch.full_like(rival, torch.inf))
+        short = (needed - outputs.gather(1, winner)).clamp_min(0)
+    return outputs.scatter_add(1, winner, short)

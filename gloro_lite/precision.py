@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
 
 import torch
 
-_BACKENDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
+_BACKENDS = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in the precision of the tensors, without autocast, whatever is set outside: for norms and certificates."""
-    saved = [backend.fp32_precision for backend in _BACKENDS]
-    try:
-        for backend in _BACKENDS:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(_BACKENDS, saved, strict=True):
-            backend.fp32_precision = precision
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Compute in the precision of the tensors, without autocast, in this thread.
+
+    What a process has set for all its threads is left alone: another thread may rely on it. See `has_reduced_products`.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
+def has_reduced_products() -> bool:
+    """Whether the process lets a CPU compute products of float32 numbers with fewer bits."""
+    return any(backend.fp32_precision not in ("none", "ieee") for backend in _BACKENDS)

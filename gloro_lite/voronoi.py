@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_lite.bottom import BOTTOM, check_epsilon
-from gloro_lite.net import Certificate
+from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 
 _UNIT = 2.0**-53
 

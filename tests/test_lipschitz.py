@@ -15,12 +15,12 @@ from gloro_lite.lipschitz import (
     layer_bound,
     linear_operator,
     lower_bound,
+    norms,
     operator_norm,
     power_iteration,
     upper_bound,
 )
-from gloro_lite.lipschitz import certified as certified_module
-from gloro_lite.lipschitz.certified import torus_norm, unrolled_norm
+from gloro_lite.lipschitz.norms import torus_norm, unrolled_norm
 
 
 def jacobian(module, shape, dtype=torch.float64):
@@ -81,7 +81,7 @@ def test_torus_bound_is_within_five_percent_at_the_sizes_of_the_paper(record_pro
 def test_torus_bound_stands_where_unrolling_is_too_large(monkeypatch):
     layer = nn.Conv2d(2, 3, 3, padding=1)
     exact = exact_norm(layer, (2, 8, 8))
-    monkeypatch.setattr(certified_module, "UNROLLED_LIMIT", 10)
+    monkeypatch.setattr(norms, "UNROLLED_LIMIT", 100)
     assert exact < upper_bound(layer, (2, 8, 8)) < 1.2 * exact
 
 
@@ -90,7 +90,7 @@ def test_an_iteration_proposes_for_large_operators_and_the_bound_stays_tight(mon
     layer = nn.Conv2d(2, 3, 3, padding=1)
     operator = linear_operator(layer, (2, 9, 9))
     exact = exact_norm(layer, (2, 9, 9))
-    monkeypatch.setattr(certified_module, "_SOLVED", 10)
+    monkeypatch.setattr(norms, "_SOLVED", 10)
     assert exact * (1 - 1e-12) <= unrolled_norm(operator) <= exact * (1 + 1e-6)
 
 
@@ -98,8 +98,8 @@ def test_an_iteration_proposes_for_large_operators_and_the_bound_stays_tight(mon
 def test_a_proposal_that_is_too_low_is_not_believed(monkeypatch, factor):
     layer = nn.Conv2d(2, 3, 3, padding=1)
     exact = exact_norm(layer, (2, 6, 6))
-    propose = certified_module._proposed_eigenvalue
-    monkeypatch.setattr(certified_module, "_proposed_eigenvalue", lambda gram: factor * propose(gram))
+    propose = norms._proposed_eigenvalue
+    monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram: factor * propose(gram))
     assert unrolled_norm(linear_operator(layer, (2, 6, 6))) >= exact * (1 - 1e-12)
 
 
@@ -296,8 +296,6 @@ def test_weights_that_are_not_finite_are_an_error(value):
 def test_other_bad_inputs():
     with pytest.raises(ValueError, match="training mode"):
         upper_bound(nn.Sequential(nn.BatchNorm2d(2)), (2, 3, 3))
-    with pytest.raises(ValueError, match="padding_mode"):
-        upper_bound(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), (1, 5, 5))
     with pytest.raises(ValueError, match=r"layer '0' \(Linear\) on an input of shape \(3,\)"):
         upper_bound(nn.Sequential(nn.Linear(2, 2)), (3,))
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, UnknownLayerError
-from gloro_lite.bottom import _distances, bottom_logit, certified_radius, margin_constants
+from gloro_lite.bottom import _distances, bottom_logit, margin_constants
+from gloro_lite.certificate import certified_radius
 from gloro_lite.lipschitz import layer_bound, upper_bound
 
 
@@ -19,11 +20,11 @@ class Watching(nn.Module):
     seen: str = ""
 
     def forward(self, x):
-        Watching.seen = f"{torch.backends.cuda.matmul.fp32_precision} {torch.is_autocast_enabled('cpu')}"
+        Watching.seen = f"{x.dtype} {torch.is_autocast_enabled('cpu')}"
         return x
 
 
-def test_certificates_are_computed_in_full_precision_whatever_is_set():
+def test_certificates_are_computed_in_float64_whatever_is_set():
     layer_bound.register(Watching, lambda layer, shape: 1.0)
     net = GloroNet(nn.Sequential(Watching(), nn.Linear(2, 3)), (2,), 0.1).eval()
     products = torch.backends.cuda.matmul
@@ -31,10 +32,10 @@ def test_certificates_are_computed_in_full_precision_whatever_is_set():
     try:
         with torch.autocast("cpu", torch.bfloat16):
             net.logits(torch.rand(1, 2))
-            assert Watching.seen == "tf32 True"
+            assert Watching.seen == "torch.float32 True"
             net.certify(torch.rand(1, 2))
-            assert Watching.seen == "ieee False"
-        assert products.fp32_precision == "tf32"
+            assert Watching.seen == "torch.float64 False"
+        assert products.fp32_precision == "tf32"  # another thread may rely on what is set for the process
     finally:
         products.fp32_precision = before
 
@@ -182,7 +183,9 @@ def test_outputs_shapes_and_modes():
 def test_margin_constants_follow_every_change_of_a_weight():
     net = small_net()
     before = net.margin_constants()
-    assert net.margin_constants() is before
+    program = net.program()
+    net.margin_constants().zero_()  # the caller's own copy
+    assert torch.equal(net.margin_constants(), before) and net.program() is program
     net.network[0].weight.data.mul_(2)  # .data hides the change from version counters
     after = net.margin_constants()
     assert torch.allclose(after, 2 * before, rtol=1e-4)

@@ -5,14 +5,17 @@ training; every certificate uses it. The *training bound* (`TrainingBound`) is a
 cheap enough for each step; it approaches the operator norms from below and certifies nothing.
 """
 
-from gloro_lite.lipschitz.certified import operator_norm, upper_bound
-from gloro_lite.lipschitz.compose import UnknownLayerError, layer_bound
+from gloro_lite.lipschitz.errors import MismatchError, NetworkError, UnknownLayerError
 from gloro_lite.lipschitz.lower import lower_bound
-from gloro_lite.lipschitz.operators import LinearOperator, linear_operator
+from gloro_lite.lipschitz.norms import operator_norm
 from gloro_lite.lipschitz.power import TrainingBound, power_iteration
+from gloro_lite.lipschitz.program import Program, upper_bound
+from gloro_lite.lipschitz.walk import layer_bound, linear_operator
 
 __all__ = [
-    "LinearOperator",
+    "MismatchError",
+    "NetworkError",
+    "Program",
     "TrainingBound",
     "UnknownLayerError",
     "layer_bound",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.lipschitz.compose import expression
-from gloro_lite.lipschitz.operators import LinearOperator, Shape
+from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Shape
+from gloro_lite.lipschitz.walk import walk
 from gloro_lite.precision import full_precision
 
 
-def _start(operator: LinearOperator, seed: int) -> Tensor:
+def _start(operator: Affine, seed: int) -> Tensor:
     """A random unit vector of the operator's input shape, ``(1, *input_shape)``, float64, from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(1, *operator.input_shape, generator=generator, dtype=torch.float64)
     return v / v.norm()
 
 
-def _step(operator: LinearOperator, v: Tensor) -> Tensor:
+def _step(operator: Affine, v: Tensor) -> Tensor:
     """One power iteration of A^T A, normalised. A vector in the kernel of A stays as it is."""
     u = operator.adjoint(operator.forward(v))
     length = u.norm()
@@ -25,7 +28,7 @@ def _step(operator: LinearOperator, v: Tensor) -> Tensor:
 
 
 def power_iteration(
-    operator: LinearOperator, iterations: int = 100, *, start: Tensor | None = None, seed: int = 0
+    operator: Affine, iterations: int = 100, *, start: Tensor | None = None, seed: int = 0
 ) -> tuple[float, Tensor]:
     """Estimate the l2 norm of a linear operator from below by power iteration on A^T A.
 
@@ -45,55 +48,97 @@ def power_iteration(
         return operator.forward(v).norm().item(), v
 
 
+class _Estimated:
+    """The numbers of a training step: see `nodes.Norms`. Notes each estimate by its layer's name."""
+
+    def __init__(self, sigma: Callable[[int, Affine], Tensor]):
+        self._sigma = sigma
+        self.norms: dict[str, Tensor] = {}
+
+    def operator(self, node: Affine) -> Tensor:
+        norm = self._sigma(len(self.norms), node)
+        self.norms[node.name] = norm
+        return norm
+
+    def constant(self, value: Bound) -> Bound:
+        return value
+
+
 class TrainingBound(nn.Module):
     """An estimate of the Lipschitz constant of a stack of layers, differentiable in their weights.
 
     Each linear operator keeps its iterate v in a buffer. A call makes a few power iterations without gradient and returns the
-    product over layers of sigma = ||A v|| with v fixed, through which the gradient flows to the weights.
+    product over layers of sigma = ||A v|| with v fixed, through which the gradient flows to the weights. Layers that were
+    replaced since the call before are found again.
 
     Args:
-        layers: the module to bound; it is read and not owned: its parameters are not registered here.
+        layers: the module to bound, or its layers in order with their dotted names; they are read and not owned: their
+        parameters are
+            not registered here.
         input_shape: of one input, without the batch dimension.
     """
 
-    def __init__(self, layers: nn.Module, input_shape: Shape):
+    def __init__(self, layers: nn.Module | list[tuple[str, nn.Module]], input_shape: Shape):
         super().__init__()
-        self._expression, _ = expression(layers, input_shape)
-        self._slots: dict[str, str] = {}
-        self._expression.bound(self._register_iterate)
+        self._layers, self._shape = layers, tuple(input_shape)
+        self.follow(layers, input_shape)
 
-    def _register_iterate(self, name: str, operator: LinearOperator) -> float:
-        slot = f"iterate_{len(self._slots)}"
-        self._slots[name] = slot
-        like = next(iter(operator.weights()), torch.empty(0))
-        self.register_buffer(slot, _start(operator, seed=len(self._slots)).to(like))
-        return 1.0
+    def follow(self, layers: nn.Module | list[tuple[str, nn.Module]], input_shape: Shape) -> None:
+        """Take these layers from now on. An iterate whose place and shape are as before is kept."""
+        self._layers, self._shape = layers, tuple(input_shape)
+        named = [("", layers)] if isinstance(layers, nn.Module) else layers
+        key = [self._shape, *(child for name, layer in named for child in (name, *layer.modules()))]
+        # By identity: modules that are equal may still be different ones, with weights of their own.
+        known = self.__dict__.get("_key", [])
+        if len(key) == len(known) and all(
+            a is b or (not isinstance(a, nn.Module) and a == b) for a, b in zip(key, known, strict=True)
+        ):
+            return
+        nodes: list[Node] = []
+        for name, layer in named:
+            nodes.append(walk(layer, nodes[-1].output_shape if nodes else self._shape, name, trained=True))
+        # Lists of modules, in the instance's own dictionary: nn.Module would register a module as its own.
+        self.__dict__["_key"], self.__dict__["_nodes"] = key, nodes
+        self._bound(_Estimated(self._register_iterate))
+
+    def __getstate__(self) -> dict:
+        # A copy walks its own layers, whatever became of these.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_key", "_nodes")}
+
+    def _bound(self, norms: _Estimated) -> Bound:
+        return math.prod((node.bound(norms) for node in self._nodes), start=1.0)
+
+    def _register_iterate(self, place: int, node: Affine) -> Tensor:
+        like = next(iter(node.weights()), torch.empty(0))
+        slot = f"iterate_{place}"
+        old = self._buffers.get(slot)
+        if old is None or tuple(old.shape[1:]) != node.input_shape:
+            self.register_buffer(slot, _start(node, seed=place + 1).to(like))
+        return torch.ones(())
 
     def forward(self, iterations: int = 1) -> Tensor | float:
         """Advance every iterate by `iterations` power iterations and return the estimate (scalar, with gradient)."""
-        return self._expression.bound(lambda name, operator: self._sigma(name, operator, iterations))
+        return self._estimate(iterations)[0]
 
     def norms(self, iterations: int = 1) -> dict[str, Tensor]:
         """The same, layer by layer: the estimated norm of each linear operator (scalar, with gradient) by its layer's name."""
-        norms = {}
+        return self._estimate(iterations)[1]
 
-        def sigma(name: str, operator: LinearOperator) -> float:
-            norms[name] = self._sigma(name, operator, iterations)
-            return 1.0
+    def _estimate(self, iterations: int) -> tuple[Bound, dict[str, Tensor]]:
+        self.follow(self._layers, self._shape)
+        estimated = _Estimated(lambda place, node: self._sigma(place, node, iterations))
+        return self._bound(estimated), estimated.norms
 
-        self._expression.bound(sigma)
-        return norms
-
-    def _sigma(self, name: str, operator: LinearOperator, iterations: int) -> Tensor:
-        iterate = getattr(self, self._slots[name])
+    def _sigma(self, place: int, node: Affine, iterations: int) -> Tensor:
+        iterate = self._buffers[f"iterate_{place}"]
         with full_precision(iterate.device):
             with torch.no_grad():
                 v = iterate
                 for _ in range(iterations):
-                    v = _step(operator, v)
+                    v = _step(node, v)
                 iterate.copy_(v)
             # A clone, as the buffer moves again before autograd has used it.
-            return operator.forward(iterate.clone()).norm()
+            return node.forward(iterate.clone()).norm()
 
     @torch.no_grad()
     def converge(self, tolerance: float = 1e-4, limit: int = 1000) -> float:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from gloro_lite import GloroNet, networks, serialization
-from gloro_lite.bottom import certified_radius, margin_constants
+from gloro_lite.bottom import margin_constants
+from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from gloro_lite import serialization
+from gloro_lite.certificate import Certificate
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, vra_curve
 from gloro_lite.files import write_atomically
-from gloro_lite.net import Certificate
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import Trainer
 

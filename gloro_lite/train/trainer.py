@@ -15,7 +15,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from gloro_lite import losses, networks, serialization
-from gloro_lite.bottom import certified_radius, margin_constants
+from gloro_lite.bottom import margin_constants
+from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision

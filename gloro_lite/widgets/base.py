@@ -12,7 +12,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from gloro_lite.bottom import check_epsilon
+from gloro_lite.certificate import check_epsilon
 
 _FILES = resources.files(__package__)
 

@@ -11,7 +11,8 @@ import torch
 from conftest import HTML, ROOT
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.bottom import bottom_logit, certified_radius, margin_constants
+from gloro_lite.bottom import bottom_logit, margin_constants
+from gloro_lite.certificate import certified_radius
 from gloro_lite.voronoi import DecisionFaces
 from gloro_lite.widgets import export
 from gloro_lite.widgets.base import module

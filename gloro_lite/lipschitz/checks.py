@@ -1,0 +1,167 @@
+"""What is looked at in every module before it is bounded: PyTorch must compute what the module's type and weights say.
+
+A bound that is read off a layer's weights holds for the layer as PyTorch defines it. Hooks, replaced methods and subclasses can
+make a module compute something else; they are refused, since their effect cannot be seen from outside.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+from gloro_lite.lipschitz.errors import NetworkError
+
+_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+_METHODS = (types.FunctionType, staticmethod, classmethod, property)
+
+
+def _methods(cls: type) -> dict[str, Any]:
+    """The methods that a class defines itself."""
+    return {name: value for name, value in vars(cls).items() if isinstance(value, _METHODS) or name == "__call__"}
+
+
+_ORIGINALS: dict[type, dict[str, Any]] = {}
+
+
+def remember(cls: type) -> None:
+    """Note the methods of a class and its parents as they are now, to notice when one is replaced."""
+    for parent in cls.__mro__[:-1]:
+        _ORIGINALS.setdefault(parent, _methods(parent))
+
+
+def layer_type(module: nn.Module) -> type:
+    """The type of a module; parametrizations put a class of their own in front of it."""
+    return parametrize.type_before_parametrizations(module)
+
+
+def _hook_remedy(module: nn.Module, hook: object) -> str:
+    kind = type(hook).__name__
+    if kind == "WeightNorm":
+        return "it has the old torch.nn.utils.weight_norm: call torch.nn.utils.remove_weight_norm(layer)"
+    if kind == "SpectralNorm":
+        return "it has the old torch.nn.utils.spectral_norm: call torch.nn.utils.remove_spectral_norm(layer)"
+    if any(parent.__name__ == "BasePruningMethod" for parent in type(hook).__mro__):
+        name = getattr(hook, "_tensor_name", "weight")
+        return f"it is being pruned: call torch.nn.utils.prune.remove(layer, {name!r})"
+    return "it has a forward hook, which may change what it computes: remove the hook (handle.remove())"
+
+
+def _replaced_method(cls: type) -> str:
+    """Which method of a class or its parents is not the one that was there when this package was imported; empty for none."""
+    for parent in cls.__mro__[:-1]:
+        original, now = _ORIGINALS.get(parent, {}), _methods(parent)
+        if parent in _ORIGINALS and original != now:
+            return next(f"{parent.__name__}.{n}" for n in (*original, *now) if original.get(n) is not now.get(n))
+    return ""
+
+
+_RANDOM = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = False) -> None:
+    """Raise NetworkError unless `module` computes what its exact type says.
+
+    Args:
+        known: the type is one that this package bounds itself; False for one whose bound the user has registered, whose
+            methods are its own affair.
+        trained: the module is looked at for the training bound, and may be in training mode.
+    """
+    kind = type(module).__name__
+
+    def refuse(reason: str) -> None:
+        raise NetworkError(reason, name, kind)
+
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for hook in hooks.values():
+            refuse(_hook_remedy(module, hook))
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        refuse("it was compiled in place, and what the compiled code computes cannot be seen: certify the module itself")
+    cls = layer_type(module)
+    for attribute in vars(module):
+        if callable(getattr(cls, attribute, None)):
+            refuse(f"its method {attribute!r} was replaced on this instance: give the layer a class of its own, with a bound")
+    if known:
+        replaced = _replaced_method(cls)
+        if replaced:
+            refuse(f"the method {replaced} was replaced after gloro_lite was imported: certificates need the original")
+        if getattr(module, "inplace", False):
+            refuse("it works in place, which changes inputs that other layers may still read: give inplace=False")
+    if not trained:
+        _check_mode(module, known, refuse)
+    for tensor_name, tensor in own_tensors(module):
+        _check_tensor(tensor, tensor_name, refuse)
+
+
+def _check_mode(module: nn.Module, known: bool, refuse: Callable[[str], None]) -> None:
+    """Refuse what in training mode is no fixed function. A layer with a registered bound answers for what it is made of."""
+    for part in (module,) if known else module.modules():
+        if part.training and (isinstance(part, _RANDOM) or parametrize.is_parametrized(part)):
+            refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
+
+
+def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        refuse(f"its {name} has no shape yet: run the network on one batch first")
+    if tensor.device.type == "meta":
+        refuse(f"its {name} is on the meta device and has no values: load or initialise the weights first")
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
+        refuse(f"its {name} is a {type(tensor).__name__} with layout {tensor.layout}: only ordinary dense tensors can be read")
+    if not tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
+        refuse(f"its {name} is {tensor.dtype}: only real floating-point weights have a bound here")
+
+
+def check_network(network: nn.Module, registered: Callable[[nn.Module], object]) -> None:
+    """Look at every module of a network again; see `check_module`.
+
+    Args:
+        registered: tells whether a module's type has a registered bound (not None).
+    """
+    check_global_hooks()
+    own_affair: list[str] = []
+    for name, module in network.named_modules(remove_duplicate=False):
+        known = registered(module) is None and not any(name.startswith(prefix) for prefix in own_affair)
+        if not known:
+            own_affair.append(f"{name}." if name else "")
+        check_module(module, name, known=known)
+
+
+def check_global_hooks() -> None:
+    """Raise NetworkError where hooks are registered for all modules."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a module itself holds: parameters, buffers, and what its parametrizations evaluate to."""
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None:
+            yield name, tensor
+    if parametrize.is_parametrized(module):
+        for name in module.parametrizations:
+            yield name, getattr(module, name)
+
+
+def settings(module: nn.Module) -> tuple[dict[str, str], bool]:
+    """What a module is configured by, apart from its tensors and children, and whether that is all that can be seen of it."""
+    plain, complete = {}, True
+    for name, value in vars(module).items():
+        # "training" is looked at each time; private names hold tensors, children and hooks, but for one.
+        if name == "training" or (name.startswith("_") and name != "_reversed_padding_repeated_twice"):
+            continue
+        if _is_plain(value):
+            plain[name] = repr(value)  # NaN equals nothing, its text does
+        else:
+            complete = False
+    return plain, complete
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)

@@ -1,0 +1,227 @@
+"""Proofs that a number is at least the l2 norm of a linear operator, in float64 with rounding counted.
+
+- *Unrolled.* Where the smaller side of the operator has at most `UNROLLED_LIMIT` rows, its Gram matrix G is formed, an iteration
+  proposes t a hair above the largest eigenvalue, and a Cholesky factorisation of t I - G proves it.
+- *Torus.* A zero-padded convolution is a restriction of a circular one on a torus that is large enough for no two positions
+  that it reads to coincide; that one is block-diagonal in the Fourier basis. A stride of s folds into s^2 as many channels.
+- *Absolute.* For an operator without negative entries, M = A^T A and any positive v, the largest (M v)_i / v_i is at least the
+  largest eigenvalue of M (Collatz and Wielandt): a few steps of the power iteration make it tight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gloro_lite.lipschitz.affine import Convolution
+from gloro_lite.lipschitz.errors import NetworkError
+from gloro_lite.lipschitz.nodes import Affine, Bound, Chain, Parallel
+from gloro_lite.lipschitz.rounding import DOUBLE, Upper, length_up, power_of_two, raised
+
+UNROLLED_LIMIT = 8192
+"""Largest Gram matrix that is formed, in rows: 0.5 GB in float64, of which three are needed."""
+
+_SOLVED = 1024
+"""Up to this size all eigenvalues are computed; beyond it, iterating for the largest takes less time."""
+
+
+def _largest_eigenvalue(gram: Tensor, error: float) -> float:
+    """Bound the largest eigenvalue of every exact matrix within `error` (2-norm) of the Hermitian `gram`, (..., n, n).
+
+    Floating-point Cholesky that runs to its end on M proves M >= -gamma trace(M) / (1 - gamma) [Rump 2006], so whatever proposes
+    the eigenvalue need not be trusted, only the three loops of Cholesky.
+    """
+    n = gram.shape[-1]
+    top = _proposed_eigenvalue(gram)
+    trace = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).max().item()
+    if not math.isfinite(trace):
+        return math.inf
+    if top <= 0:
+        return raised(max(trace, 0.0), n) + error
+    hair = 1e-10 if n <= _SOLVED else 1e-7
+    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
+    # Complex arithmetic multiplies the rounding of one operation by less than 4.
+    gamma = DOUBLE.gamma(4 * (n + 2))
+    while hair < 1:
+        t = top * (1 + hair)
+        shifted = t * identity - gram
+        _, failed = torch.linalg.cholesky_ex(shifted)
+        if not failed.any():
+            # The difference on the diagonal is rounded, by less than a unit of t each.
+            return raised(t) + gamma / (1 - gamma) * raised(n * t) + 4 * DOUBLE.unit * t + error
+        hair *= 10
+    return raised(trace, n) + error  # not reached in practice; the trace bounds the largest eigenvalue of a Gram matrix
+
+
+def _proposed_eigenvalue(gram: Tensor) -> float:
+    """About the largest eigenvalue of the Hermitian `gram`, (..., n, n), the largest of all of them."""
+    n = gram.shape[-1]
+    if not gram.isfinite().all():
+        return 0.0
+    if n <= _SOLVED or gram.dim() > 2:
+        return torch.linalg.eigvalsh(gram).max().item()
+    start = torch.randn(n, 4, generator=torch.Generator().manual_seed(0), dtype=gram.dtype)
+    return torch.lobpcg(gram, X=start, niter=60, tol=1e-6)[0].max().item()
+
+
+def unrolled_norm(operator: Affine) -> Upper:
+    """The norm of an operator from above, by its Gram matrix and a Cholesky certificate; exact but for rounding."""
+    rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
+    size = min(rows, columns)
+
+    def maps(of: Affine):
+        return (of.adjoint, of.forward, of.output_shape) if rows < columns else (of.forward, of.adjoint, of.input_shape)
+
+    composed = isinstance(operator, Chain | Parallel)
+    if composed and any(w.numel() and not 2.0**-200 < w.abs().max().item() < 2.0**200 for w in operator.weights()):
+        return _parts_bound(operator)  # products of such weights would underflow or overflow
+    there, back, shape = maps(operator)
+    # The entries of A A^T are sums of products of A's entries: exact ones for a single layer, while those of a composed
+    # operator are rounded sums themselves, whose terms may cancel. The same composition of absolute values bounds what was lost.
+    absolute = maps(operator.absolute())[0] if composed else None
+    gram = torch.empty(size, size, dtype=torch.float64)
+    squares = 0.0
+    scale = 0.0
+    chunk = max(1, 2**24 // max(rows, columns, 1))
+    for start in range(0, size, chunk):
+        stop = min(start + chunk, size)
+        basis = torch.zeros(stop - start, size, dtype=torch.float64)
+        basis[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
+        basis = basis.view(-1, *shape)
+        image = there(basis)
+        if not scale:  # a power of two that brings the weights near 1: their squares neither under- nor overflow
+            scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights() if w.numel()), default=1.0))
+        image = image * scale
+        largest = image if absolute is None else absolute(basis) * scale
+        squares += largest.square().sum().item()
+        gram[start:stop] = back(image).reshape(stop - start, size) * scale
+    gram = (gram + gram.T) / 2
+    # Entry by entry |error| <= gamma |A| |A|^T, whose norm is at most that of A in Frobenius' sense, squared.
+    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
+    return Upper(raised(math.sqrt(_largest_eigenvalue(gram, error)))) * (1 / scale if scale else 1.0)
+
+
+def torus_norm(operator: Convolution) -> Upper:
+    """A bound on the norm of a zero-padded Conv2d, that of a circular one; tighter the larger the image."""
+    weight = operator.weight.detach().to("cpu", torch.float64)
+    scale = 1 / power_of_two(weight.abs().max().item())
+    weight = weight * scale
+    out_channels, in_channels = weight.shape[:2]
+    groups = operator.groups
+    # Along each axis output o reads the inputs o s + d a: a span of positions that the torus must keep apart.
+    sides, periods = [], []
+    for axis, outputs in enumerate(operator.output_shape[1:]):
+        stride, dilation = operator.stride[axis], operator.dilation[axis]
+        span = (outputs - 1) * stride + dilation * (operator.kernel[axis] - 1) + 1
+        sides.append(-(-span // stride))
+        periods.append(stride)
+    # Polyphase: tap a sits at d a = s q + r, shift q of the r-th of s phases; several taps never share a place.
+    taps = [[divmod(operator.dilation[axis] * a, periods[axis]) for a in range(operator.kernel[axis])] for axis in range(2)]
+    depth = [max(q for q, _ in axis) + 1 for axis in taps]
+    kernel = torch.zeros(out_channels, in_channels, *periods, *depth, dtype=torch.float64)
+    for a, (q, r) in enumerate(taps[0]):
+        for b, (p, t) in enumerate(taps[1]):
+            kernel[:, :, r, t, q, p] = weight[:, :, a, b]
+    kernel = kernel.view(groups, out_channels // groups, in_channels * math.prod(periods), *depth)
+    symbol = torch.fft.rfft2(kernel, s=sides).permute(0, 3, 4, 1, 2)  # (groups, frequencies..., out, in x phases)
+    if symbol.shape[-2] > symbol.shape[-1]:
+        symbol = symbol.mH
+    symbol = symbol.reshape(-1, *symbol.shape[-2:])
+    # The transform errs by a few log2(n) roundings of the sum of the taps, each entry of the product by its own sum.
+    squares = symbol.abs().square().sum(dim=(1, 2)).max().item()
+    steps = 8 * (math.ceil(math.log2(math.prod(sides) + 1)) + 4) * math.sqrt(math.prod(depth))
+    error = raised(DOUBLE.gamma(4 * symbol.shape[-1] + int(4 * steps)) * max(squares, kernel.square().sum().item()) * 4)
+    top = 0.0
+    chunk = max(1, 2**22 // symbol.shape[-2] ** 2)
+    for part in symbol.split(chunk):
+        top = max(top, _largest_eigenvalue(part @ part.mH, error))
+    return Upper(raised(math.sqrt(top))) * (1 / scale)
+
+
+def absolute_norm(operator: Affine, iterations: int = 12) -> Upper:
+    """A bound on the norm of the operator with absolute values for weights, which bounds rounding: true, rarely tight."""
+    absolute = operator.core().absolute()
+    with torch.no_grad():
+        largest = max((w.abs().max().item() for w in absolute.weights() if w.numel()), default=1.0)
+        if largest == 0:
+            return Upper(0.0)
+        if not math.isfinite(largest):
+            return Upper(math.inf)
+        scale = 1 / power_of_two(largest)
+        v = torch.ones(1, *absolute.input_shape, dtype=torch.float64)
+        best = math.inf
+        for _ in range(iterations):
+            image = absolute.adjoint(absolute.forward(v) * scale) * scale
+            # Every positive v gives a bound; entries that nothing reads have a quotient of 0.
+            best = min(best, (image / v).max().item())
+            v = (image / image.max().clamp_min(1e-300)).clamp_min(1e-6)
+    slack = 1 + 2 * DOUBLE.gamma(4 * absolute.terms + 8)
+    return Upper(raised(math.sqrt(best * slack))) * (1 / scale)
+
+
+def _parts_bound(operator: Chain | Parallel) -> Upper:
+    """The product of the norms of a chain, the sum of those of parallel operators."""
+    parts = [_parts_bound(part) if isinstance(part, Chain | Parallel) else operator_norm(part) for part in operator.parts]
+    return Upper(math.prod(parts, start=Upper(1.0)) if isinstance(operator, Chain) else sum(parts))
+
+
+def check_provable(operator: Affine) -> None:
+    """Raise NetworkError where no proof in this file fits the operator."""
+    core = operator.core()
+    side = min(math.prod(core.input_shape), math.prod(core.output_shape))
+    if side > UNROLLED_LIMIT and not (isinstance(core, Convolution) and core.on_torus):
+        raise NetworkError(
+            f"a linear map of {core.input_shape} to {core.output_shape} is too large to prove its norm: its smaller side may "
+            f"have {UNROLLED_LIMIT} numbers, unless it is a single zero-padded Conv2d",
+            operator.name,
+            type(operator.layer).__name__,
+        )
+
+
+def operator_norm(operator: Affine) -> Upper:
+    """A true upper bound on the l2 norm of a linear operator, by the proof of this file that fits.
+
+    Args:
+        operator: see `gloro_lite.lipschitz.linear_operator`; it must be on the CPU.
+
+    Raises NetworkError where none fits, and for weights that are not finite.
+    """
+    check_provable(operator)
+    core = operator.core()
+    for weight in core.weights():
+        if not weight.isfinite().all():
+            raise NetworkError(
+                "it holds NaN or infinite weights: no bound can be given", operator.name, type(operator.layer).__name__
+            )
+    with torch.no_grad():
+        if min(math.prod(core.input_shape), math.prod(core.output_shape)) <= UNROLLED_LIMIT:
+            return unrolled_norm(core)
+        return torus_norm(core)
+
+
+class Proven:
+    """The numbers of a certificate: see `nodes.Norms`. Notes each operator's norm by its layer's name."""
+
+    def __init__(self) -> None:
+        self.norms: dict[str, float] = {}
+        self._known: dict[int, Upper] = {}
+
+    def operator(self, node: Affine) -> Upper:
+        """The proven norm, once for each node."""
+        if id(node) not in self._known:
+            self._known[id(node)] = operator_norm(node)
+            self.norms[node.name] = float(self._known[id(node)])
+        return self._known[id(node)]
+
+    def constant(self, value: Bound) -> Upper:
+        """A closed form: a float as it is; a tensor was computed, in float64, with a few roundings."""
+        return raised(float(value), 64) if isinstance(value, Tensor) else Upper(value)
+
+
+def row_distances(rows: Tensor) -> Tensor:
+    """Upper bounds on ||w_j - w_i|| for all rows of W, (classes, features): (classes, classes) float64, 0 for equal rows."""
+    rows = rows.detach().to("cpu", torch.float64)
+    # A difference is rounded by one unit of itself.
+    return torch.stack([length_up(rows - row) for row in rows]) * (1 + 4 * DOUBLE.unit)

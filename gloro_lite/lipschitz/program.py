@@ -1,0 +1,308 @@
+"""A network as one immutable program: what is bounded is what is evaluated.
+
+A program is made from a frozen copy of a network, in float64, with its weights as they were at that moment. Its nodes give the
+bound, and the same nodes compute the logits of a certificate, with a bound on their rounding. The network's own forward pass
+is compared with them on the batch that is certified.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gloro_lite.lipschitz.affine import Convolution
+from gloro_lite.lipschitz.checks import check_network, own_tensors, settings
+from gloro_lite.lipschitz.errors import MismatchError, NetworkError
+from gloro_lite.lipschitz.nodes import Constants, Deviation, Node, Sequence, Shape, Track, lengths
+from gloro_lite.lipschitz.norms import Proven
+from gloro_lite.lipschitz.rounding import Format, Upper, number_format
+from gloro_lite.lipschitz.walk import Registered, registered, walk
+
+_LOCK = threading.RLock()
+"""One network is read at a time."""
+_ATTEMPTS = 1000
+_BYTES = 2**23
+"""Windows of a convolution that are laid out as a matrix at a time: more would not stay in a processor's cache."""
+_COMPARED = 8
+"""Inputs of a batch on which the network itself is run beside the program."""
+
+
+class _Snapshot:
+    """All that a network computes with, as it is at one moment.
+
+    Attributes:
+        complete: False where a module has an attribute that cannot be compared, and so may change unseen.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: Shape):
+        self.description: list[Any] = [input_shape]
+        self.tensors: list[Tensor] = []
+        self.complete = True
+        number = {id(module): place for place, module in enumerate(network.modules())}  # each once, also where it is used twice
+        for module in network.modules():
+            children = [(name, number.get(id(child))) for name, child in module._modules.items()]
+            plain, complete = settings(module)
+            self.complete &= complete
+            self.description.append((type(module), plain, children))
+            for name, tensor in own_tensors(module):
+                self.description.append((name, tensor.dtype, tensor.device, tuple(tensor.shape)))
+                self.tensors.append(tensor.detach())
+
+    def kept(self) -> _Snapshot:
+        """The same with copies of the tensors, which nobody changes."""
+        self.tensors = [tensor.clone() for tensor in self.tensors]
+        return self
+
+    def equals(self, other: _Snapshot) -> bool:
+        return self.description == other.description and all(map(torch.equal, self.tensors, other.tensors))
+
+
+def _values(network: nn.Module) -> list[Tensor]:
+    """The tensors that layers compute with, those behind parametrizations left out."""
+    hidden = {
+        id(child)
+        for module in network.modules()
+        if parametrize.is_parametrized(module)
+        for child in module.parametrizations.modules()
+    }
+    return [tensor.detach() for module in network.modules() if id(module) not in hidden for _, tensor in own_tensors(module)]
+
+
+def _check_values(network: nn.Module) -> None:
+    """Raise NetworkError, with the tensor's name, unless all weights are finite, real, and of one floating-point type."""
+    dtypes = set()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_floating_point():
+            dtypes.add(tensor.dtype)
+            if not tensor.isfinite().all():
+                raise NetworkError(f"{name} holds NaN or infinite values: no certificate can be given for this network")
+    if len(dtypes) > 1:
+        raise NetworkError(f"its weights are of several types, {', '.join(sorted(map(str, dtypes)))}: convert them to one")
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    """A copy of a network, its parametrizations evaluated once; its tensors may be of any kind, also ones that have a history."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                clone = tensor.detach().clone()
+                memo[id(tensor)] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
+    frozen = copy.deepcopy(network, memo)
+    for module, twin in list(zip(network.modules(), frozen.modules(), strict=True)):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                value = getattr(module, name).detach().clone()
+                # What the module computes with now is what the copy keeps; evaluated anew it might be something else.
+                del twin.parametrizations[name]
+                twin.register_parameter(name, nn.Parameter(value, requires_grad=False))
+            del twin._modules["parametrizations"]
+            twin.__class__ = parametrize.type_before_parametrizations(module)
+    return frozen.requires_grad_(False)
+
+
+class Result(NamedTuple):
+    """What a program computes of a batch up to a node.
+
+    Attributes:
+        value: (batch, ...).
+        length, own, at, slope, largest: see `nodes.Track`; the deviation of the deployed network is at + slope r.
+        lipschitz: of the nodes together.
+    """
+
+    value: Tensor
+    length: Tensor
+    lipschitz: Upper
+    own: Tensor
+    at: Tensor
+    slope: float
+    largest: Tensor
+    growth: float
+
+
+class Program:
+    """A network at one moment, frozen: its nodes, its proven bound, and its own evaluation with counted rounding.
+
+    Args:
+        network: any nesting of nn.Sequential, `gloro_lite.Residual` and layers with a bound.
+        input_shape: of one input, without the batch dimension.
+
+    Attributes:
+        network: the frozen copy, in float64.
+        root: the node of the whole network.
+        nodes: the layers in order, nested nn.Sequential opened.
+        dtype: of the original's weights.
+
+    Raises NetworkError for what cannot be bounded, and where the weights keep changing while they are read.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: Shape):
+        self.input_shape = tuple(input_shape)
+        # Tensors that are made in inference mode could not be used outside of it.
+        with _LOCK, torch.inference_mode(False), torch.no_grad():
+            check_network(network, registered)
+            _check_values(network)
+            frozen, self._snapshot = self._copy(network)
+            self.dtype = next((t.dtype for t in _values(frozen)), torch.float64)
+            walk(frozen, self.input_shape)  # in the network's own precision, in which it is used
+            self.device = next((t.device for t in _values(frozen)), torch.device("cpu"))
+            if self.device.type == "mps":  # Apple's GPUs have no float64
+                frozen, self.device = frozen.cpu(), torch.device("cpu")
+            self.network = frozen.double().eval()
+            self.root = node = walk(self.network, self.input_shape)
+        self.nodes = _flat(node)
+        self.output_shape = node.output_shape
+        self._proven = Proven()
+        self._bounds: dict[int, Upper] = {}
+        self._roundings: dict[tuple[int, Format], Any] = {}
+        self._values = {id(node): float(node.value()) for node in self._registered_nodes()}
+
+    def _copy(self, network: nn.Module) -> tuple[nn.Module, _Snapshot]:
+        """A frozen copy, and the snapshot that it agrees with."""
+        # Another thread may change weights meanwhile: three readings must agree.
+        for _ in range(_ATTEMPTS):
+            snapshot = _Snapshot(network, self.input_shape).kept()
+            values = [tensor.clone() for tensor in _values(network)]
+            try:
+                frozen = _frozen(network)
+            except (TypeError, RuntimeError, AttributeError) as error:
+                raise NetworkError(f"the network cannot be copied, and so not be frozen: {error}") from error
+            if snapshot.equals(_Snapshot(network, self.input_shape)) and _equal(values, _values(frozen)):
+                return frozen, snapshot
+        raise NetworkError(
+            "its weights keep changing while they are read, by training in another thread or by a parametrization that gives "
+            "another value each time: certify a copy that stands still"
+        )
+
+    def _registered_nodes(self) -> list[Registered]:
+        return [leaf for node in self.nodes for leaf in node.leaves() if isinstance(leaf, Registered)]
+
+    def is_current(self, network: nn.Module, input_shape: Shape) -> bool:
+        """Whether `network` is still what this program was made from. Raises NetworkError for what is refused now."""
+        with _LOCK, torch.no_grad():
+            check_network(network, registered)
+            if not self._snapshot.complete or not self._snapshot.equals(_Snapshot(network, tuple(input_shape))):
+                return False
+            return all(float(node.value()) == self._values[id(node)] for node in self._registered_nodes())
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """The proven l2 norm of each linear operator, by its layer's dotted name; known once a bound was asked for."""
+        return dict(self._proven.norms)
+
+    def bound(self, nodes: list[Node] | None = None) -> Upper:
+        """A true upper bound on the l2 Lipschitz constant of some nodes in a row, by default of all of them.
+
+        Raises NetworkError if it overflows.
+        """
+        with _LOCK, torch.inference_mode(False), torch.no_grad():
+            constants = self._constants(torch.float64, None)
+            bound = math.prod((constants.bound(node) for node in (self.nodes if nodes is None else nodes)), start=Upper(1.0))
+        if not math.isfinite(bound):
+            raise NetworkError("the Lipschitz bound overflows: the weights are too large to be certified")
+        return bound
+
+    def _constants(self, dtype: torch.dtype, deployed: torch.dtype | None) -> Constants:
+        return Constants(
+            self._proven,
+            number_format(dtype),
+            None if deployed is None else number_format(deployed),
+            self._bounds,
+            self._roundings,
+        )
+
+    def run(
+        self, x: Tensor, nodes: list[Node], *, dtype: torch.dtype = torch.float64, deployed: torch.dtype | None = None
+    ) -> Result:
+        """Evaluate some of the first nodes on x, ``(batch, *input_shape)``, exact inputs, in `dtype`, and bound the rounding.
+
+        Args:
+            deployed: the type of the network whose rounding over a ball is asked for beside the program's own.
+        """
+        constants = self._constants(dtype, deployed)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = [self._track(part, nodes, dtype, constants) for part in x.split(self._chunk(dtype))]
+        first = parts[0]
+        deviations = [part.deployed or Deviation(torch.zeros_like(part.own), 0.0) for part in parts]
+        return Result(
+            torch.cat([part.value for part in parts]),
+            torch.cat([part.length for part in parts]),
+            first.lipschitz,
+            torch.cat([part.own for part in parts]),
+            torch.cat([deviation.at for deviation in deviations]),
+            deviations[0].slope,
+            torch.cat([part.largest[0] for part in parts]),
+            first.largest[1],
+        )
+
+    def _track(self, x: Tensor, nodes: list[Node], dtype: torch.dtype, constants: Constants) -> Track:
+        length = lengths(x.detach().double(), number_format(torch.float64))
+        nothing = torch.zeros_like(length)
+        deviation = Deviation(nothing, 0.0) if constants.deployed is not None else None
+        track = Track(x.to(dtype), length, Upper(1.0), nothing, deviation, (length, 1.0))
+        for node in nodes:
+            track = node.follow(track, constants)
+        return track
+
+    def _chunk(self, dtype: torch.dtype) -> int:
+        windows = [
+            math.prod((*leaf.output_shape[1:], *leaf.kernel, leaf.layer.in_channels))
+            for node in self.nodes
+            for leaf in node.leaves()
+            if isinstance(leaf, Convolution)
+        ]
+        return max(1, _BYTES // (8 * max(windows))) if windows and dtype == torch.float64 else 4096
+
+    def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor) -> None:
+        """Run the network itself on some of the inputs x and compare with the program's logits, (batch, ...).
+
+        Args:
+            tolerance: of the shape of `logits`: how far both may be off by rounding.
+
+        Raises MismatchError where they differ by more.
+        """
+        count = min(len(x), _COMPARED)
+        rows = torch.linspace(0, len(x) - 1, count).round().long().to(x.device) if count else torch.zeros(0, dtype=torch.int64)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            own = self.network(x[rows].to(torch.float64))
+        computed, allowed = logits.detach()[rows].double(), tolerance[rows]
+        if own.shape == computed.shape:
+            unlike = (own - computed).abs() > allowed
+            # Where either has overflowed there is nothing to compare, and nothing is certified.
+            if not (unlike & own.isfinite() & computed.isfinite()).any():
+                return
+        raise MismatchError(
+            "the network computes something else than what was bounded: a function or method was replaced, or the forward "
+            "pass of a layer with a registered bound is no fixed function. Nothing can be certified"
+        )
+
+
+def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _flat(node: Node) -> list[Node]:
+    return [leaf for child in node.children for leaf in _flat(child)] if isinstance(node, Sequence) else [node]
+
+
+def upper_bound(module: nn.Module, input_shape: Shape) -> float:
+    """A true upper bound on the l2 Lipschitz constant of `module`: the product over its layers (Equation 2 of the paper).
+
+    Args:
+        module: any nesting of nn.Sequential, `gloro_lite.Residual` and layers with a bound.
+        input_shape: the shape of one input, without the batch dimension; it decides a convolution's norm.
+
+    Returns: output units per input unit (float).
+
+    Raises:
+        UnknownLayerError: a layer without a bound; says which and how to register one.
+        NetworkError (a ValueError): weights that are not finite, a layer in training mode that is then no fixed function, a wrong
+            shape, a hook or a replaced method.
+    """
+    return float(Program(module, input_shape).bound())

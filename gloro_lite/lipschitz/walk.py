@@ -1,0 +1,197 @@
+"""The one walk over a network: from modules to nodes, with every module checked on the way."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from gloro_lite.layers import Residual
+from gloro_lite.lipschitz.affine import AFFINE
+from gloro_lite.lipschitz.checks import check_global_hooks, check_module, layer_type, remember
+from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError
+from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Norms, Rounding, Sequence, Shape, Sum
+from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
+from gloro_lite.lipschitz.norms import check_provable
+from gloro_lite.lipschitz.rounding import Format
+
+_REGISTER = "register a true upper bound with gloro_lite.lipschitz.layer_bound.register, or use another layer"
+
+
+@singledispatch
+def layer_bound(layer: nn.Module, input_shape: Shape) -> Bound:
+    """The registered l2 Lipschitz constant of a layer of your own, for inputs of `input_shape`.
+
+    Register a bound for a type of layer; it must be a true upper bound, and holds in training and in certification::
+
+        @layer_bound.register
+        def _(layer: MyLayer, input_shape):
+            return 1.0
+
+    It holds for layers of exactly that type, and comes before whatever the type inherits. Its forward pass is taken to be
+    evaluated to within 1024 units of roundoff of its input's and output's size, as its rounding cannot be seen.
+    """
+    raise UnknownLayerError(f"it has no Lipschitz bound: {_REGISTER}", kind=_kind(layer))
+
+
+def _kind(layer: nn.Module) -> str:
+    cls = layer_type(layer)
+    return cls.__qualname__ if cls.__module__.startswith("torch.nn") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def registered(layer: nn.Module):
+    """The bound that was registered for exactly this type of layer; None without one."""
+    cls = layer_type(layer)
+    return None if cls is nn.Module or cls is object else layer_bound.registry.get(cls)
+
+
+class Registered(Node):
+    """A layer whose bound the user has registered; what it computes is what its forward pass does."""
+
+    def __init__(self, layer: nn.Module, input_shape: Shape, name: str):
+        self._function = registered(layer)
+        super().__init__(layer, input_shape, _output_shape(layer, input_shape), name)
+        self.value()  # fails here, with the layer's name, rather than later
+
+    def value(self) -> Bound:
+        """What the registered function says now."""
+        value = self._function(self.layer, self.input_shape)
+        number = float(value)
+        if not number >= 0:
+            raise NetworkError(
+                f"its registered bound is {number}: it must be a number that is not negative", kind=_kind(self.layer)
+            )
+        return value
+
+    def apply(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *self.output_shape):
+            raise NetworkError(f"it does not give outputs of shape {self.output_shape}", self.name, _kind(self.layer))
+        return y
+
+    def bound(self, norms: Norms) -> Bound:
+        return norms.constant(self.value())
+
+    def rounding(self, number: Format) -> Rounding:
+        with torch.no_grad():
+            at_zero = self.layer(torch.zeros(1, *self.input_shape, dtype=torch.float64)).norm().item()
+        unit = 1024 * number.unit
+        return Rounding(unit * (1 + float(self.value())), unit * (1 + at_zero))
+
+
+def _output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
+    """The shape that a layer gives for one input, both without a batch dimension, from a run on zeros."""
+    tensors = [t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()]
+    like = tensors[0] if tensors else torch.empty(0)
+    with torch.no_grad():
+        output = layer(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
+    if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != 2:
+        raise NetworkError(
+            f"for a batch of 2 it returns {_described(output)}: one tensor with the batch first is needed", kind=_kind(layer)
+        )
+    return tuple(output.shape[1:])
+
+
+def _described(output: object) -> str:
+    return f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
+def walk(module: nn.Module, input_shape: Shape, name: str = "", *, trained: bool = False) -> Node:
+    """Walk a module at the shape of one input: its node.
+
+    Args:
+        trained: the bound is for training, where layers may be in training mode.
+
+    Raises NetworkError, or UnknownLayerError, with the layer's dotted name, for what cannot be bounded.
+    """
+    check_global_hooks()
+    return _walk(module, tuple(input_shape), name, (), trained)
+
+
+def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], trained: bool) -> Node:
+    if not isinstance(module, nn.Module):
+        raise NetworkError(f"a layer is needed here, not {type(module).__name__}", name)
+    if id(module) in above:
+        raise NetworkError("it contains itself", name, type(module).__name__)
+    above = (*above, id(module))
+    try:
+        return _node(module, shape, name, above, trained)
+    except UnknownLayerError as error:
+        if error.layer or not name:
+            raise
+        raise UnknownLayerError(error.reason, name, _kind(module)) from None
+    except NetworkError as error:
+        if error.layer:
+            raise
+        raise NetworkError(error.reason, name, _kind(module), shape) from None
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        # Settings of types that PyTorch itself would fail on.
+        raise NetworkError(str(error).partition("\n")[0] or type(error).__name__, name, _kind(module), shape) from error
+
+
+def _node(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], trained: bool) -> Node:
+    cls = layer_type(module)
+    own_bound = registered(module) is not None
+    known = cls in AFFINE or cls in NONLINEAR or cls in (nn.Sequential, Residual)
+    if not own_bound and not known:
+        _refuse_unknown(module)
+    check_module(module, name, known=not own_bound, trained=trained)
+    if own_bound:
+        return Registered(module, shape, name)
+    if cls is nn.Sequential:
+        children: list[Node] = []
+        for child_name, child in module._modules.items():  # named_children leaves out a layer that is used twice
+            children.append(
+                _walk(child, children[-1].output_shape if children else shape, _join(name, child_name), above, trained)
+            )
+        return Sequence(module, shape, name, children)
+    if cls is Residual:
+        branch = _walk(module.branch, shape, _join(name, "branch"), above, trained)
+        shortcut = _walk(module.shortcut, shape, _join(name, "shortcut"), above, trained)
+        if branch.output_shape != shortcut.output_shape:
+            raise NetworkError(
+                f"its branch gives {branch.output_shape} and its shortcut {shortcut.output_shape}: they must be equal to be added"
+            )
+        node: Node = Sum(module, shape, name, branch, shortcut)
+        merged = node.affine()
+        if merged is not None:
+            check_provable(merged)
+        return node
+    node = (AFFINE.get(cls) or NONLINEAR[cls])(module, shape, name)
+    if isinstance(node, Affine) and node.weights() and type(node).bound is Affine.bound:
+        check_provable(node)
+    return node
+
+
+def _join(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child
+
+
+def _refuse_unknown(module: nn.Module) -> None:
+    cls = layer_type(module)
+    reason = next((text for kind, text in REFUSED.items() if cls is kind), None)
+    if reason is not None:
+        raise UnknownLayerError(f"{reason}; use another layer", kind=_kind(module))
+    known = {nn.Sequential, Residual, *AFFINE, *NONLINEAR, *layer_bound.registry} - {object, nn.Module}
+    parent = next((parent for parent in cls.__mro__[1:] if parent in known), None)
+    if parent is not None:
+        raise UnknownLayerError(
+            f"{cls.__name__} inherits from {parent.__name__}, whose bound need not hold for it: use {parent.__name__} itself, or "
+            f"register a true upper bound for it with gloro_lite.lipschitz.layer_bound.register",
+            kind=_kind(module),
+        )
+    raise UnknownLayerError(f"it has no Lipschitz bound: {_REGISTER}", kind=_kind(module))
+
+
+def linear_operator(layer: nn.Module, input_shape: Shape) -> Affine | None:
+    """The linear part of `layer` (its bias left out) on inputs of `input_shape` (no batch dimension).
+
+    Returns None for a layer that is not affine. Raises NetworkError for what cannot be bounded.
+    """
+    return walk(layer, input_shape, trained=True).affine()
+
+
+for _cls in (nn.Sequential, Residual, *AFFINE, *NONLINEAR):
+    remember(_cls)
+del _cls

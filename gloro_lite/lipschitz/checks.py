@@ -77,6 +77,8 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
     def refuse(reason: str) -> None:
         raise NetworkError(reason, name, kind)
 
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        refuse("it has no shape yet: run the network on one batch first")
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for hook in hooks.values():
             refuse(_hook_remedy(module, hook))
@@ -106,8 +108,6 @@ def _check_mode(module: nn.Module, known: bool, refuse: Callable[[str], None]) -
 
 
 def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-        refuse(f"its {name} has no shape yet: run the network on one batch first")
     if tensor.device.type == "meta":
         refuse(f"its {name} is on the meta device and has no values: load or initialise the weights first")
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
@@ -124,7 +124,7 @@ def check_network(network: nn.Module, registered: Callable[[nn.Module], object])
     """
     check_global_hooks()
     own_affair: list[str] = []
-    for name, module in network.named_modules(remove_duplicate=False):
+    for name, module in network.named_modules():
         known = registered(module) is None and not any(name.startswith(prefix) for prefix in own_affair)
         if not known:
             own_affair.append(f"{name}." if name else "")

@@ -97,13 +97,11 @@ def _frozen(network: nn.Module) -> nn.Module:
     frozen = copy.deepcopy(network, memo)
     for module, twin in list(zip(network.modules(), frozen.modules(), strict=True)):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                value = getattr(module, name).detach().clone()
-                # What the module computes with now is what the copy keeps; evaluated anew it might be something else.
-                del twin.parametrizations[name]
-                twin.register_parameter(name, nn.Parameter(value, requires_grad=False))
             del twin._modules["parametrizations"]
             twin.__class__ = parametrize.type_before_parametrizations(module)
+            for name in module.parametrizations:
+                # What the module computes with now is what the copy keeps; evaluated anew it might be something else.
+                twin.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
     return frozen.requires_grad_(False)
 
 

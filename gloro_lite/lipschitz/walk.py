@@ -134,7 +134,7 @@ def _node(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
     cls = layer_type(module)
     own_bound = registered(module) is not None
     known = cls in AFFINE or cls in NONLINEAR or cls in (nn.Sequential, Residual)
-    if not own_bound and not known:
+    if not own_bound and not known and not isinstance(module, nn.modules.lazy.LazyModuleMixin):
         _refuse_unknown(module)
     check_module(module, name, known=not own_bound, trained=trained)
     if own_bound:

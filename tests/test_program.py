@@ -1,0 +1,473 @@
+"""What is bounded is what is evaluated: everything that could set the two apart is refused, followed, or noticed."""
+
+import copy
+import io
+import math
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from gloro_lite import GloroNet, MinMax, MismatchError, NetworkError, Normalize, Residual, UnknownLayerError
+from gloro_lite.lipschitz import Program, layer_bound, upper_bound
+
+
+def two_layers(seed=0):
+    torch.manual_seed(seed)
+    return GloroNet(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), (2,), 0.1).eval()
+
+
+# ---- structure -------------------------------------------------------------------------------------------------------------
+
+
+def test_layers_whose_names_could_be_taken_for_one_another_all_count():
+    """ "fc.0" inside and "fc_0" beside: K is 100 x 2."""
+    network = nn.Sequential()
+    network.add_module("fc", nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
+    network.add_module("fc_0", nn.Linear(1, 1))
+    network.add_module("head", nn.Linear(1, 2))
+    for layer, weight in ((network.fc[0], [[100.0]]), (network.fc_0, [[1.0]]), (network.head, [[1.0], [-1.0]])):
+        layer.weight.data = torch.tensor(weight)
+    net = GloroNet(network, (1,), 0.3).eval()
+    assert net.margin_constants()[0, 1].item() == pytest.approx(200, rel=1e-6)
+    assert net.estimate()[0, 1].item() == pytest.approx(200, rel=1e-5)
+    assert list(net.program().norms) == ["fc.0", "fc_0"]
+
+
+def test_logits_of_another_rank_are_refused_when_the_net_is_built():
+    with pytest.raises(NetworkError, match=r"outputs of shape \(3, 3\).*nn\.Flatten"):
+        GloroNet(nn.Sequential(nn.Linear(4, 3)), (3, 4), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (Residual(nn.Linear(4, 1)), (4,), r"branch gives \(1,\) and its shortcut \(4,\)"),
+        (Normalize([0.5] * 3, [0.5] * 3), (1, 2, 2), r"3 mean and std.*\(1, 2, 2\)"),
+        (nn.ReLU(inplace=True), (4,), "inplace=False"),
+        (nn.LeakyReLU(math.nan), (4,), "negative_slope is nan"),
+        (nn.Softplus(threshold=1), (4,), "jump"),
+        (nn.LayerNorm(4), (4,), "spread of its own input"),
+        (nn.MultiheadAttention(4, 1), (3, 4), "attention has no global Lipschitz"),
+        (nn.MaxPool2d(2, return_indices=True), (1, 4, 4), "return_indices"),
+        (MinMax(), (3,), "must be even"),
+        (nn.Linear(9000, 9000, bias=False), (9000,), "too large to prove"),
+        (nn.LazyLinear(3), (4,), "no shape yet"),
+        (nn.Linear(4, 4, device="meta"), (4,), "meta device"),
+        (nn.Linear(4, 4, dtype=torch.complex64), (4,), "complex64"),
+        (nn.Flatten(0), (4,), "batch dimension"),
+        (nn.Conv2d(2, 3, 3), (4, 5, 5), r"takes inputs of shape \(2, height, width\)"),
+        (nn.BatchNorm1d(4, track_running_stats=False).eval(), (4,), "no fixed function"),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused_with_its_name(layer, shape, message):
+    with pytest.raises(NetworkError, match=rf"layer 'a\.b'.*{message}"):
+        upper_bound(_nest(layer), shape)
+
+
+def _nest(layer):
+    network, inner = nn.Sequential(), nn.Sequential()
+    inner.add_module("b", layer)
+    network.add_module("a", inner)
+    return network
+
+
+def test_a_network_that_contains_itself_is_refused():
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.append(network)
+    with pytest.raises(NetworkError, match="contains itself"):
+        upper_bound(network, (2,))
+
+
+def test_weights_of_several_types_are_refused():
+    with pytest.raises(NetworkError, match="several types"):
+        upper_bound(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), (2,))
+
+
+# ---- exact types -----------------------------------------------------------------------------------------------------------
+
+
+class TenLinear(nn.Linear):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+class TenSequential(nn.Sequential):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+class TenIdentity(nn.Identity):
+    def forward(self, x):
+        return 10 * x
+
+
+class TwiceSequential(nn.Sequential):
+    def __iter__(self):
+        return iter([*self._modules.values()] * 2)
+
+
+class TenConv(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return 10 * super()._conv_forward(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (TenLinear(2, 2), (2,)),
+        (TwiceSequential(nn.Linear(2, 2)), (2,)),
+        (TenConv(1, 1, 1), (1, 2, 2)),
+        (Residual(TenLinear(2, 2)), (2,)),
+        (Residual(nn.Identity(), TenLinear(2, 2)), (2,)),
+    ],
+)
+def test_subclasses_are_unknown_wherever_they_stand(layer, shape):
+    with pytest.raises(UnknownLayerError, match="inherits from"):
+        upper_bound(nn.Sequential(layer), shape)
+
+
+def test_a_registered_bound_comes_before_what_is_inherited():
+    layer_bound.register(TenSequential, lambda layer, shape: 10.0)
+    layer_bound.register(TenIdentity, lambda layer, shape: 10.0)
+    assert upper_bound(TenSequential(nn.Identity()), (2,)) == pytest.approx(10)
+    assert upper_bound(Residual(TenIdentity()), (2,)) == pytest.approx(11)
+    with pytest.raises(NetworkError, match="training mode"):
+        upper_bound(TenSequential(nn.Dropout(0.5)), (2,))
+
+
+def test_a_head_with_a_registered_bound_is_no_head():
+    class TenHead(nn.Linear):
+        def forward(self, x):
+            return 10 * super().forward(x)
+
+    layer_bound.register(TenHead, lambda layer, shape: 1e9)
+    with pytest.raises(NetworkError, match="ends in TenHead"):
+        GloroNet(nn.Sequential(TenHead(1, 2)), (1,), 0.5)
+
+
+# ---- hooks and replaced methods --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_hook_on_any_layer_is_an_error(kind, place):
+    net = two_layers()
+    x = torch.rand(3, 2)
+    assert net.certify(x).label.shape == (3,)
+    handle = getattr(net.network[place], kind)(lambda module, *arguments: None)
+    with pytest.raises(NetworkError, match=rf"layer '{place}'.*hook"):
+        net.certify(x)
+    with pytest.raises(NetworkError, match="hook"):
+        net(x)
+    handle.remove()
+    assert net.certify(x).label.shape == (3,)
+
+
+def test_hooks_for_all_modules_are_an_error():
+    net = two_layers()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        with pytest.raises(NetworkError, match="all modules"):
+            net.certify(torch.rand(1, 2))
+    finally:
+        handle.remove()
+
+
+def test_a_hook_inside_a_registered_layer_is_an_error():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.ReLU()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    layer_bound.register(Wrapped, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Wrapped(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    net.certify(torch.rand(1, 2))
+    net.network[0].inner.register_forward_hook(lambda module, inputs, output: 10 * output)
+    with pytest.raises(NetworkError, match=r"layer '0\.inner'"):
+        net.certify(torch.rand(1, 2))
+
+
+def test_a_method_that_was_replaced_on_an_instance_is_an_error():
+    net = two_layers()
+    net.network[1].forward = lambda x: 10 * F.relu(x)
+    with pytest.raises(NetworkError, match=r"layer '1'.*'forward' was replaced"):
+        net.certify(torch.rand(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [(nn.ReLU, "forward"), (nn.Linear, "forward"), (nn.Module, "_call_impl"), (nn.ReLU, "__call__")]
+)
+def test_a_method_that_was_replaced_on_a_class_is_an_error(monkeypatch, cls, name):
+    net = two_layers()
+    original = getattr(cls, name)
+    monkeypatch.setattr(cls, name, lambda *arguments, **keywords: original(*arguments, **keywords), raising=False)
+    with pytest.raises(NetworkError, match="was replaced after"):
+        net.certify(torch.rand(1, 2))
+
+
+def test_a_replaced_function_shows_on_the_batch(monkeypatch):
+    net = two_layers()
+    x = torch.rand(3, 2)
+    net.certify(x)
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: 10 * x.clamp_min(0))
+    with pytest.raises(MismatchError, match="something else"):
+        net.certify(x)
+
+
+def test_a_registered_layer_that_is_no_fixed_function_shows_on_the_batch():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.rand(())
+
+    layer_bound.register(Noisy, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Noisy(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    with pytest.raises(MismatchError):
+        net.certify(torch.rand(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 1), r"prune\.remove\(layer, 'weight'\)"),
+        (lambda layer: nn.utils.weight_norm(layer), "remove_weight_norm"),
+        (lambda layer: nn.utils.spectral_norm(layer), "remove_spectral_norm"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_old_reparametrizations_say_which_call_removes_them(change, remedy):
+    net = two_layers()
+    change(net.network[0])
+    with pytest.raises(NetworkError, match=rf"layer '0'.*{remedy}"):
+        net.certify(torch.rand(1, 2))
+
+
+def test_a_layer_that_was_compiled_in_place_is_an_error():
+    net = two_layers()
+    net.network[0].compile(backend="eager")
+    with pytest.raises(NetworkError, match="compiled in place"):
+        net.certify(torch.rand(1, 2))
+
+
+def test_parametrizations_are_evaluated_once_and_counted():
+    net = two_layers()
+    parametrizations.orthogonal(net.network[2])
+    net.eval()
+    weight = net.network[2].weight.detach().double()
+    body = upper_bound(net.network[0], (2,))
+    assert net.margin_constants()[0, 1].item() == pytest.approx((weight[0] - weight[1]).norm().item() * body, rel=1e-9)
+    net.network[2].parametrizations.weight.original.data.mul_(-1)
+    assert net.certify(torch.rand(2, 2)).label.shape == (2,)
+    net.train()
+    with pytest.raises(NetworkError, match=r"layer '2'.*training mode"):
+        net.certify(torch.rand(1, 2))
+
+
+def test_a_parametrization_that_gives_another_value_each_time_is_refused():
+    class Noise(nn.Module):
+        def forward(self, weight):
+            return weight + torch.rand(())
+
+    net = two_layers()
+    parametrize.register_parametrization(net.network[0], "weight", Noise(), unsafe=True)
+    net.eval()
+    with pytest.raises(NetworkError, match="keep changing"):
+        net.certify(torch.rand(1, 2))
+
+
+# ---- nothing that changes is missed ----------------------------------------------------------------------------------------
+
+
+def test_settings_that_a_layer_does_not_print_are_followed():
+    pool = nn.AvgPool2d(2, divisor_override=4)
+    net = GloroNet(nn.Sequential(pool, nn.Flatten(), nn.Linear(1, 2)), (1, 2, 2), 3.0).eval()
+    before = net.margin_constants()
+    pool.divisor_override = 1
+    assert net.margin_constants()[0, 1].item() == pytest.approx(4 * before[0, 1].item(), rel=1e-6)
+    pool.divisor_override = -1
+    assert net.margin_constants()[0, 1].item() == pytest.approx(4 * before[0, 1].item(), rel=1e-6)
+
+
+def test_an_input_shape_that_is_set_later_is_followed():
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    net, other = GloroNet(network, (1, 12, 12), 1.5).eval(), GloroNet(copy.deepcopy(network), (1, 3, 3), 1.5).eval()
+    net.margin_constants()
+    net.input_shape = (1, 3, 3)
+    assert torch.equal(net.margin_constants(), other.margin_constants())
+    assert net.converge() == pytest.approx(other.converge(), rel=1e-3)
+
+
+def test_a_global_that_a_registered_bound_reads_is_followed():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x / 4
+
+    constant = [1.0]
+    layer_bound.register(Scaled, lambda layer, shape: constant[0])
+    net = GloroNet(nn.Sequential(Scaled(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    before = net.margin_constants()
+    constant[0] = 0.5
+    assert torch.allclose(net.margin_constants(), before / 2)
+
+
+def test_copies_have_bounds_and_gradients_of_their_own():
+    net = two_layers()
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.network[0].weight.mul_(100)
+    twin.converge()
+    certified = twin.margin_constants()[0, 1].item()
+    assert twin.estimate()[0, 1].item() == pytest.approx(certified, rel=1e-3)
+    assert net.margin_constants()[0, 1].item() == pytest.approx(certified / 100, rel=1e-3)
+    twin.estimate().sum().backward()
+    assert twin.network[0].weight.grad is not None and net.network[0].weight.grad is None
+
+
+def test_pickle_and_torch_save_keep_a_net_whole():
+    net, x = two_layers(), torch.rand(5, 2)
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    for twin in (pickle.loads(pickle.dumps(net)), torch.load(buffer, weights_only=False)):
+        assert torch.equal(twin.certify(x).radius, net.certify(x).radius)
+        with torch.no_grad():
+            twin.network[0].weight.mul_(2)
+        assert twin.converge() == pytest.approx(2 * net.converge(), rel=1e-3)
+
+
+def test_averaged_models_and_replaced_layers_are_followed():
+    net = two_layers()
+    average = torch.optim.swa_utils.AveragedModel(net)
+    with torch.no_grad():
+        net.network[0].weight.mul_(3)
+    average.update_parameters(net)
+    average.update_parameters(net)
+    net.network[0] = nn.Linear(2, 4)
+    fresh = GloroNet(net.network, (2,), 0.1).eval()
+    assert torch.equal(net.margin_constants(), fresh.margin_constants())
+    assert net.converge() == pytest.approx(fresh.converge(), rel=1e-3)
+    assert average.module.converge() == pytest.approx(upper_bound(average.module.network[0], (2,)), rel=1e-3)
+
+
+def test_certificates_are_of_one_state_while_another_thread_changes_the_weights():
+    """Weights (g, -g) and biases (-50, 50) at x = 1: g = 1 gives class 1 and radius 49, g = 100 class 0 and radius 0.5."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 5.0).eval()
+    net.head.bias.data = torch.tensor([-50.0, 50.0])
+    states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
+    x, stop = torch.ones(1, 1), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            for state in states:
+                net.head.weight.data.copy_(state)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            c = net.certify(x)
+            assert not (c.prediction == 0 and c.radius > 1) and not (c.prediction == 1 and c.radius > 49.1)
+    finally:
+        stop.set()
+        thread.join()
+
+
+# ---- transforms ------------------------------------------------------------------------------------------------------------
+
+
+def test_function_transforms_pass_through_minmax():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), MinMax(), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: network(row[None])[0]))(x)
+    assert torch.allclose(jacobian[2], torch.autograd.functional.jacobian(lambda row: network(row[None])[0], x[2]))
+    assert torch.allclose(torch.func.vmap(torch.func.jacfwd(lambda row: network(row[None])[0]))(x), jacobian)
+    parameters = dict(network.named_parameters())
+    gradients = torch.func.grad(lambda p: torch.func.functional_call(network, p, (x,)).sum())(parameters)
+    network(x).sum().backward()
+    assert torch.allclose(gradients["0.weight"], network[0].weight.grad)
+
+
+def test_eval_mode_says_what_certify_says():
+    net = two_layers()
+    x = torch.randn(500, 2)
+    x[0] = 0
+    with torch.no_grad():
+        net.head.weight[1] = net.head.weight[0]  # ties
+        net.head.bias[1] = net.head.bias[0]
+        net.head.weight[2] *= 1e-3
+    for scale in (1.0, 1e6, 1e20, 1e37):
+        with torch.no_grad():
+            net.head.bias.copy_(torch.tensor([0.3, 0.3, 0.2]) * scale)
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                outputs, c = net(x), net.certify(x)
+            assert outputs.dtype == torch.float32 and outputs.shape == (500, 4)
+            assert torch.equal(outputs.argmax(1), c.label.where(c.label >= 0, 3))
+    with torch.no_grad():
+        net.head.weight.mul_(1e38).clamp_(-3e38, 3e38)
+    outputs, c = net(x * 1e30), net.certify(x * 1e30)
+    assert torch.equal(outputs.argmax(1), c.label.where(c.label >= 0, 3))
+
+
+def test_gradients_flow_through_a_net_in_eval_mode():
+    net = two_layers()
+    x = torch.randn(3, 2, requires_grad=True)
+    net(x)[:, 0].sum().backward()
+    assert torch.allclose(x.grad, torch.autograd.functional.jacobian(lambda z: net.logits(z)[:, 0].sum(), x.detach()), atol=1e-6)
+
+
+def test_a_program_can_be_made_and_used_in_inference_mode():
+    net = two_layers()
+    with torch.inference_mode():
+        net.certify(torch.rand(1, 2))
+    x = torch.rand(1, 2, requires_grad=True)
+    net(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_program_computes_what_pytorch_computes():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        Normalize([0.5, 0.4], [0.3, 0.2]),
+        nn.Conv2d(2, 4, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(4, 4, (3, 2), padding="same", dilation=2, groups=2),
+        nn.BatchNorm2d(4),
+        MinMax(),
+        Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.ELU(0.5))),
+        nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1),
+        nn.PReLU(3, 1.5),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(2, 1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(27, 4),
+        nn.Softplus(),
+        nn.Linear(4, 4),
+        nn.SiLU(),
+        nn.Unflatten(1, (2, 2)),
+        nn.Conv1d(2, 3, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Sigmoid(),
+        nn.LeakyReLU(0.1),
+    ).eval()
+    network[4].running_var.uniform_(0.5, 2)
+    network[4].running_mean.uniform_(-1, 1)
+    program = Program(network, (2, 8, 8))
+    x = torch.rand(6, 2, 8, 8)
+    result = program.run(x, program.nodes, deployed=torch.float32)
+    exact = network.double()(x.double())
+    assert (result.value - exact).norm(dim=1).max() < 1e-9
+    assert ((result.value - exact).norm(dim=1) <= 2 * result.own).all()
+    # The network in float32 is within its own bound, which is not absurdly far from what is seen.
+    off = (network.float()(x).double() - exact).norm(dim=1)
+    assert (off <= result.at + result.own).all() and (result.at < 1e-2).all()

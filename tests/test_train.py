@@ -21,7 +21,8 @@ from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkp
 from gloro_lite.train.__main__ import main
 from gloro_lite.train.sphere import SpectralSphere
 
-RECIPE = Recipe("digits", "digits", "c8k3 c8k4s2 | 16", 0.3, 0.4, rate=0.05, epochs=4, batch_size=100)
+# In float32, as two runs are to end with the same bits: what "auto" measures may differ between them.
+RECIPE = Recipe("digits", "digits", "c8k3 c8k4s2 | 16", 0.3, 0.4, rate=0.05, epochs=4, batch_size=100, precision="float32")
 
 
 def data():
@@ -106,6 +107,7 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
         {"optimizer": "adam", "constraint": "none", "rate": 5e-3},
         {"constraint": "none", "rate": 0.02},
         {"loss": "standard", "activation": "relu", "precision": "bfloat16"},
+        {"precision": "auto"},
     ],
     ids=str,
 )
@@ -285,8 +287,8 @@ distributed.stop()
             {"constraint": "none", "optimizer": "adam", "rate": 5e-3, "batch_size": 299, "augmentation": "digits"},
             1e-5,
         ),
-        # Muon orthogonalises in bfloat16, which makes more of the last bits of a sum.
-        ({"optimizer": "muon", "rate": 0.02}, 5e-3),
+        # Muon makes more of the last bits of a sum: it evens out all directions of the gradient, the small ones too.
+        ({"optimizer": "muon", "rate": 0.02}, 2e-3),
     ],
     ids=["adam", "muon"],
 )
@@ -511,7 +513,7 @@ def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
 )
 def test_stored_results_hold_together(path):
     """What is committed: the figures follow from the certificates, and the weights prove the bound that they were made with."""
-    result = json.loads(path.read_text())
+    result = results.read(path)
     recipe = Recipe(**result["settings"])
     assert recipe == recipes.find(path.parts[-3]), "made by another recipe than the one of that name"
     with (path.parent / "certificates.csv").open() as file:

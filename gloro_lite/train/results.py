@@ -30,6 +30,35 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Verified-robust accuracy is also reported at these multiples of the recipe's epsilon."""
 
 
+FORMAT = 2
+"""Of `result.json`. `read` knows those before it."""
+
+
+def read(path: Path) -> dict:
+    """What `write` put into the `result.json` at `path`, as it would write it today, whichever format the file has.
+
+    Raises OSError where it cannot be read and ValueError where it is no such file or of a later format.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return _migrated(result)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no result of a run ({error!r})") from error
+
+
+def _migrated(result: dict) -> dict:
+    """A result of any format up to `FORMAT`, in that one. What a format did not record is left out."""
+    version = result.get("format", 1)
+    if version > FORMAT:
+        raise ValueError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}")
+    if version == 1:
+        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
+        settings = {"clean_weight": 0.0, "initial": "", **result["settings"]}
+        arithmetic = {"network": settings["precision"], "orthogonalisation": "bfloat16"}
+        result = {**result, "format": 2, "settings": settings | {"precision": "auto"}, "arithmetic": arithmetic}
+    return result
+
+
 def run_folder(recipe: str, seed: int) -> Path:
     """Where a recipe's run of that seed is stored, by the recipe's name."""
     return STORED / recipe / f"seed-{seed}"
@@ -63,6 +92,7 @@ def write(trainer: Trainer, test: Images) -> dict:
     fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64)
     curve = vra_curve(certificate, y, fractions * recipe.epsilon)
     result = {
+        "format": FORMAT,
         "recipe": recipe.name,
         "seed": trainer.seed,
         "epsilon": recipe.epsilon,
@@ -82,6 +112,7 @@ def write(trainer: Trainer, test: Images) -> dict:
         "processes": distributed.count(),
         "threads": torch.get_num_threads(),
         "compiled": trainer.compiled,
+        "arithmetic": dataclasses.asdict(trainer.arithmetic),
         "versions": {name: version(name) for name in ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")}
         | {"python": platform.python_version(), "commit": _commit()},
         "settings": dataclasses.asdict(recipe),

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from gloro_lite import losses, networks, serialization
@@ -21,9 +20,12 @@ from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision
 from gloro_lite.train import checkpoint, distributed, memory
+from gloro_lite.train.arithmetic import Arithmetic, choose
 from gloro_lite.train.augment import AUGMENTATIONS, augment
+from gloro_lite.train.average import RunningAverage
+from gloro_lite.train.optimizers import Optimizers
 from gloro_lite.train.recipes import Recipe
-from gloro_lite.train.sphere import SpectralSphere, body_weights
+from gloro_lite.train.sphere import SpectralSphere
 
 
 class TrainingStopped(Exception):
@@ -91,12 +93,9 @@ class Trainer:
             network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
         self._forward = distributed.wrap(network)
         self.sphere = SpectralSphere(self.net) if recipe.constraint == "sphere" else None
-        # What Muon moves: the weights of the body, and the same memory as matrices.
-        self._weights = body_weights(self.net)
-        self._matrices: list[nn.Parameter] = []
-        self.optimizers = self._optimizers()
+        self.optimizers = Optimizers(recipe, self.net)
         self._parameters = list(self.net.network.parameters())
-        self.average = [p.detach().clone() for p in self._parameters] if recipe.average else []
+        self.average = RunningAverage(self._parameters, recipe.average) if recipe.average else None
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
@@ -105,6 +104,8 @@ class Trainer:
         if distributed.is_first() and self.checkpoint_path.exists():
             state = checkpoint.load(self.checkpoint_path, self._run())
         state = distributed.agree(state)
+        self.arithmetic = Arithmetic(**state["arithmetic"]) if state else distributed.agree(self._choose_arithmetic())
+        self.optimizers.orthogonalise_in(self.arithmetic.dtype("orthogonalisation"))
         if state is not None:
             self._restore(state)
 
@@ -112,37 +113,21 @@ class Trainer:
     def checkpoint_path(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        """The optimizers, each with its peak rate."""
-        if self.recipe.optimizer == "adam":
-            return [(self._adam(self.net.parameters()), self.recipe.rate)]
-        # Muon takes matrices: kernels as (out, in k k), views of the same memory. The order of columns is nothing to it.
-        for weight in self._weights:
-            data = weight.data.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.data
-            if data.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
-                raise AssertionError("a kernel is not in channels_last: its matrix is a copy, and training would not move it")
-            self._matrices.append(nn.Parameter(data))
-        body = {id(weight) for weight in self._weights}
-        rest = [p for p in self.net.parameters() if id(p) not in body]
-        return [
-            (torch.optim.Muon(self._matrices, lr=0.0, weight_decay=0.0), self.recipe.rate),
-            (self._adam(rest), self.recipe.head_rate),
-        ]
-
-    def _adam(self, parameters) -> torch.optim.Adam:
-        return torch.optim.Adam(parameters, lr=0.0, fused=self.device.type == "cuda")
+    def _choose_arithmetic(self) -> Arithmetic:
+        count = 256 if self.device.type == "cuda" else 32  # a GPU takes too few at once for its launches alone
+        images = self._pixels(self.train.x[: min(count, self.recipe.batch_size)])
+        return choose(self.recipe.precision, self.net.network, images, self.optimizers.matrices)
 
     def _run(self) -> dict:
         return {**dataclasses.asdict(self.recipe), "seed": self.seed}
 
     def _restore(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
-        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizers.load_state_dict(state["optimizers"])
         self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
         self.peak_bytes = state["peak_bytes"]
-        for mean, saved in zip(self.average, state["average"], strict=True):
-            mean.copy_(saved)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def _save(self) -> None:
         if not distributed.is_first():
@@ -150,8 +135,9 @@ class Trainer:
         state = {
             "run": self._run(),
             "net": self.net.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
-            "average": self.average,
+            "arithmetic": dataclasses.asdict(self.arithmetic),
+            "optimizers": self.optimizers.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
             "history": self.history,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -225,21 +211,17 @@ class Trainer:
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
         """Within, the net has the weights that are reported: the average, where there is one, its power iteration converged."""
-        if not self.average:
+        if self.average is None:
             yield
             return
-        tensors = [*self._parameters, *self.net.buffers()]
-        with torch.no_grad():
-            kept = [tensor.clone() for tensor in tensors]
-            for parameter, mean in zip(self._parameters, self.average, strict=True):
-                parameter.copy_(mean)
-        try:
-            self.net.converge()
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(tensors, kept, strict=True):
-                    tensor.copy_(value)
+        iterates = [buffer.clone() for buffer in self.net.buffers()]
+        with self.average.in_place():
+            try:
+                self.net.converge()
+                yield
+            finally:
+                for buffer, value in zip(self.net.buffers(), iterates, strict=True):
+                    buffer.copy_(value)
 
     def start_epoch(self) -> None:
         """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
@@ -266,14 +248,9 @@ class Trainer:
         (share * loss).backward()
         if self.sphere is not None:
             self.sphere.project()
-        for matrix, weight in zip(self._matrices, self._weights, strict=False):
-            matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
-        for optimizer, peak in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * self.recipe.rate_scale(progress)
-            optimizer.step()
-        if self.average:
-            get_ema_multi_avg_fn(self.recipe.average)(self.average, self._parameters, None)
+        self.optimizers.step(self.recipe.rate_scale(progress))
+        if self.average is not None:
+            self.average.update()
         return loss.detach()
 
     def _epoch(self, epoch: int, bar: tqdm) -> dict:
@@ -313,8 +290,7 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         recipe = self.recipe
-        reduced = recipe.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic.network == "bfloat16"):
             logits = self._forward(images)
         if recipe.loss == "standard":
             constants = None

@@ -18,11 +18,22 @@ from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
-from gloro_lite.train.__main__ import main
+from gloro_lite.train.command import main
 from gloro_lite.train.sphere import SpectralSphere
+from gloro_lite.train.trainer import TooLittleTime
 
 # In float32, as two runs are to end with the same bits: what "auto" measures may differ between them.
-RECIPE = Recipe("digits", "digits", "c8k3 c8k4s2 | 16", 0.3, 0.4, rate=0.05, epochs=4, batch_size=100, precision="float32")
+RECIPE = Recipe(
+    name="digits",
+    dataset="digits",
+    network="c8k3 c8k4s2 | 16",
+    epsilon=0.3,
+    train_epsilon=0.4,
+    rate=0.05,
+    epochs=4,
+    batch_size=100,
+    precision="float32",
+)
 
 
 def data():
@@ -120,7 +131,7 @@ def test_training_learns_and_certifies(tmp_path, change):
     assert vra > 0.3 if recipe.loss != "standard" else vra < 0.8
     held = recipe.constraint == "sphere"
     assert (trainer.net.training_bound.converge() == pytest.approx(1, abs=0.01)) == held
-    result = results.write(trainer, data().test)
+    result = results.write(trainer.finished(), data().test, tmp_path)
     assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
 
 
@@ -211,8 +222,14 @@ def test_the_time_limit_leaves_a_checkpoint(tmp_path, monkeypatch):
     assert next(ticks) <= 12
     resumed = Trainer(RECIPE, data(), tmp_path)
     assert len(resumed.history) in (1, 2)
-    with pytest.raises(ValueError, match=r"1 s are too few for one epoch, which took up to [\d.]+ s"):
-        resumed.run(max_seconds=1, progress=False)
+    with pytest.raises(TooLittleTime, match=r"1e-09 s are too few for one epoch, which took up to [\d.]+ s"):
+        resumed.run(max_seconds=1e-9, progress=False)
+    # Nothing was done in time: a retry for ever would get no further.
+    with pytest.raises(TooLittleTime, match=r"1e-09 s are too few for one epoch: allow more"):
+        Trainer(RECIPE, data(), tmp_path / "new").run(max_seconds=1e-9, progress=False)
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="max_seconds must be greater than 0"):
+            resumed.run(max_seconds=limit, progress=False)
 
 
 KILLED = """
@@ -250,7 +267,9 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
     with torch.no_grad():
         trainer.net.head.weight.fill_(float("inf"))
     # Before the first epoch has ended nothing has been kept.
-    with pytest.raises(ValueError, match=r"not finite at step 0 of epoch 0: try --rate 0\.\d+, and another --output.* run$"):
+    with pytest.raises(
+        ValueError, match=r"not finite at step 0 of epoch 0: try a smaller rate than 0\.05 or head_rate than .* run$"
+    ):
         trainer.run(progress=False)
     trainer.net.load_state_dict(good)
     trainer._save()
@@ -317,7 +336,7 @@ def test_out_of_memory_says_which_batch_fits(tmp_path):
             raise torch.OutOfMemoryError("out of memory")
 
     trainer.net.network[0].register_forward_pre_hook(small)
-    with pytest.raises(MemoryError, match="at a batch of 100; a batch of 25 fits: --batch-size 25"):
+    with pytest.raises(MemoryError, match="at a batch_size of 100; a batch_size of 25 fits, in another folder"):
         trainer.run(progress=False)
 
 
@@ -396,7 +415,7 @@ def test_results_can_be_checked_without_training(tmp_path):
     trainer = Trainer(RECIPE, data(), tmp_path)
     trainer.run(progress=False)
     test = data().test
-    result = results.write(trainer, test)
+    result = results.write(trainer.finished(), test, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored == result and stored["settings"] == dataclasses.asdict(RECIPE)
     with (tmp_path / "certificates.csv").open() as file:
@@ -426,7 +445,7 @@ def test_recipes():
         recipes.find("mnist")
     with pytest.raises(ValueError, match="loss must be one of"):
         dataclasses.replace(RECIPE, loss="hinge")
-    with pytest.raises(ValueError, match="loss_weight must be finite"):
+    with pytest.raises(ValueError, match="at most 1 where it is the q"):
         dataclasses.replace(RECIPE, loss="generalised", loss_weight=1.5)
     with pytest.raises(ValueError, match="clean_weight must be finite"):
         dataclasses.replace(RECIPE, clean_weight=-0.1)
@@ -443,6 +462,8 @@ def test_help_says_what_each_field_means(capsys):
     for field in dataclasses.fields(Recipe)[1:]:
         assert f"--{field.name.replace('_', '-')} " in text
     assert "Images a step, over all processes together." in text and "{cosine,exponential}" in text
+    assert all(f" {name} {recipes.summary(name)}" in text for name in recipes.RECIPES)
+    assert "settings of the recipe: loss" in text and "exit codes: 0 the run is finished" in text
     with pytest.raises(SystemExit):
         main(["--recipe", "mnist-0.3", "--loss", "hinge"])
     assert "invalid choice: 'hinge'" in capsys.readouterr().err
@@ -452,31 +473,61 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
     assert main(["--recipe", "nothing"]) == 1
     assert "there are: mnist-0.3" in capsys.readouterr().err
     assert main(["--recipe", "mnist-0.3", "--epochs", "1"]) == 1
-    assert "--output" in capsys.readouterr().err
+    assert "another run: say in which folder its results belong (--output)" in capsys.readouterr().err
     (tmp_path / "result.json").write_text("{}")
     assert main(["--recipe", "mnist-0.3", "--output", str(tmp_path)]) == 1
-    assert "finished run" in capsys.readouterr().err
+    assert "damaged or no result of a run" in capsys.readouterr().err
+    assert main(["--recipe", "mnist-0.3", "--epsilon", "0.5", "--output", str(tmp_path)]) == 1
+    assert "train_epsilon is 0.45, less than the epsilon of 0.5" in capsys.readouterr().err
+    for wrong in (["--max-seconds", "0"], ["--max-seconds", "nan"], ["--seed", "-1"], ["--seed", str(2**45)]):
+        with pytest.raises(SystemExit):
+            main(["--recipe", "mnist-0.3", *wrong])
+        assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
+    for wrong in (["--rate", "1e300"], ["--rate", "inf"], ["--head-rate", "nan"], ["--epsilon", "1e9", "--train-epsilon", "1e9"]):
+        assert main(["--recipe", "mnist-0.3", *wrong, "--output", str(tmp_path)]) == 1
+        assert "must be greater than 0 and at most 1e+06" in capsys.readouterr().err
 
 
-# Without the average, which would be mostly of the first weights after so short a run.
-ONE_EPOCH = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "1", "--average", "0"]
+def test_show_prints_the_settings_that_a_run_would_have(capsys):
+    assert main(["--recipe", "mnist-0.3", "--epochs", "3", "--show"]) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert Recipe(**settings) == dataclasses.replace(recipes.find("mnist-0.3"), epochs=3)
+
+
+SHORT = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "2"]
 
 
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_on_mnist(tmp_path, capsys):
-    arguments = [*ONE_EPOCH, "--output", str(tmp_path)]
-    assert main([*arguments, "--max-seconds", "-1"]) == 3
-    assert "goes on from there" in capsys.readouterr().out
+    arguments = [*SHORT, "--output", str(tmp_path)]
+    left = tmp_path / f"checkpoint.pt.{'0' * 8}.part"  # of a run that was killed
+    left.write_bytes(b"half")
+    assert main([*arguments, "--max-seconds", "0.1"]) == 3
+    out = capsys.readouterr().out
+    assert f"mnist-0.3, seed 0, on {'cuda' if torch.cuda.is_available() else 'cpu'}: " in out and f"into {tmp_path}" in out
+    assert "stopped at the time limit after 1 of 2 epochs; the same command goes on from there" in out
+    assert max(map(len, out.splitlines())) < 200 and "epoch 1 of 2: loss " in out
     assert main(arguments) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
+    out = capsys.readouterr().out
+    assert "going on after epoch 1 of 2" in out and f"results are in {tmp_path}" in out
+    result = results.read(tmp_path / "result.json")
     assert result["test_accuracy"] > 0.85 and result["test_vra"] > 0.6
-    assert not (tmp_path / "checkpoint.pt").exists()
+    files = ["certificates.csv", "history.csv", "model.safetensors", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    # A job that is queued again has nothing left to do, and has not failed.
+    before = (tmp_path / "result.json").read_bytes()
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert "this run is finished" in again and again.splitlines()[-1] == out.splitlines()[-1]
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert main([*arguments, "--rate", "0.02"]) == 1
+    assert "holds the results of another run: give another folder (--output)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_under_torchrun_on_mnist(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gloro_lite.train"]
-    run = [*ONE_EPOCH, "--output", str(tmp_path), "--no-compile"]
+    run = [*SHORT, "--output", str(tmp_path), "--no-compile"]
 
     def call(*more):
         return subprocess.run(
@@ -486,7 +537,7 @@ def test_the_command_under_torchrun_on_mnist(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    stopped = call("--max-seconds", "-1")
+    stopped = call("--max-seconds", "0.1")
     assert stopped.returncode == 0 and "goes on from there" in stopped.stdout, stopped.stderr
     assert not (tmp_path / "result.json").exists()
     done = call()

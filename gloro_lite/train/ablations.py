@@ -34,11 +34,11 @@ EPOCHS = 10
 FIRST = find("mnist-1.58-first")
 
 BASE = Recipe(
-    "base",
-    "mnist",
-    "2C2F",
-    1.58,
-    1.75,
+    name="base",
+    dataset="mnist",
+    network="2C2F",
+    epsilon=1.58,
+    train_epsilon=1.75,
     loss="generalised",
     loss_weight=0.8,
     loss_weight_growth=0.999,

@@ -6,9 +6,9 @@ too small to gain. So a run that is left the choice takes a moment to time what 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ _SECONDS = 2.0
 """What one comparison takes at the most, roughly, after its first rounds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(NamedTuple):
     """The precision of a run's products, "float32" or "bfloat16"; everything else is computed in float32 or float64.
 
     Attributes:

@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import errno
+import hashlib
 import itertools
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,7 +20,11 @@ from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
+from gloro_lite.train import trainer as trainer_module
+from gloro_lite.train.arithmetic import Arithmetic
+from gloro_lite.train.average import RunningAverage
 from gloro_lite.train.command import main
+from gloro_lite.train.run import OtherRun
 from gloro_lite.train.sphere import SpectralSphere
 from gloro_lite.train.trainer import TooLittleTime
 
@@ -101,6 +107,53 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
     assert (layer.weight.grad * direction).sum().item() == pytest.approx(slope, rel=1e-3)
     # Nothing is left along the weight itself.
     assert (layer.weight.grad * weight).sum().item() == pytest.approx(0, abs=1e-6 * layer.weight.grad.norm().item())
+
+
+# --- the running average
+
+
+def test_a_short_run_reports_weights_that_were_trained():
+    """The average is that of the definition, and forgets the first weights long before its decay alone would."""
+    parameter, decay = torch.nn.Parameter(torch.zeros(2)), 0.999
+    average, expected = RunningAverage([parameter], decay), torch.zeros(2)
+    shares = [1.0]  # of the first weights and of each step's, in the average
+    for t in range(215):
+        with torch.no_grad():
+            parameter.copy_(torch.tensor([float(t), 1.0]))
+        average.update()
+        d = min(decay, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * parameter.detach()
+        shares = [d * share for share in shares] + [1 - d]
+    assert torch.allclose(average.means[0], expected)
+    assert shares[0] < 1e-9 and decay**215 > 0.8
+    # Its weights' mean age is a tenth of the run.
+    assert sum(share * (215 - t) for t, share in enumerate(shares)) == pytest.approx(21.5, rel=0.1)
+    # In a long run it is what the decay says.
+    average.steps = 100_000
+    before = average.means[0].clone()
+    average.update()
+    assert torch.allclose(average.means[0], decay * before + (1 - decay) * parameter.detach())
+
+
+def test_within_the_average_the_parameters_have_its_values_and_then_their_own():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    average = RunningAverage([parameter], 0.5)
+    with torch.no_grad():
+        parameter.fill_(3.0)
+    with pytest.raises(KeyError), average.in_place():
+        assert parameter.tolist() == [1, 1]
+        raise KeyError
+    assert parameter.tolist() == [3, 3]
+
+
+def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
+    def last(decay):
+        trainer = Trainer(dataclasses.replace(RECIPE, epochs=2, average=decay), data(), tmp_path / str(decay))
+        trainer.run(progress=False)
+        return trainer.history[-1]
+
+    plain, averaged = last(0.0), last(0.999)
+    assert averaged["accuracy"] > plain["accuracy"] - 0.1 > 0.5
 
 
 # --- runs
@@ -230,6 +283,20 @@ def test_the_time_limit_leaves_a_checkpoint(tmp_path, monkeypatch):
     for limit in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="max_seconds must be greater than 0"):
             resumed.run(max_seconds=limit, progress=False)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
+    """What is measured may change with the machine's load; a run's arithmetic does not."""
+    monkeypatch.setattr(trainer_module, "choose", lambda *_: Arithmetic("bfloat16", "float32"))
+    recipe = dataclasses.replace(RECIPE, precision="auto", epochs=2)
+    begun = Trainer(recipe, data(), tmp_path)
+    begun.run(progress=False)
+    monkeypatch.setattr(trainer_module, "choose", lambda *_: Arithmetic("float32", "bfloat16"))
+    resumed = Trainer(recipe, data(), tmp_path)
+    assert resumed.step.arithmetic == Arithmetic("bfloat16", "float32") == begun.step.arithmetic
+    assert Trainer(recipe, data(), tmp_path / "new").step.arithmetic == Arithmetic("float32", "bfloat16")
+    result = results.write(resumed.finished(), data().test, tmp_path)
+    assert result["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "float32"}
 
 
 KILLED = """
@@ -394,6 +461,58 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
             checkpoint.load(path, {"rate": 1, "seed": 0})
 
 
+@pytest.mark.parametrize("state", [[], {}, {"run": 3}, {"run": None, "net": {}}], ids=str)
+def test_what_has_a_digest_and_is_no_checkpoint_of_ours_is_refused(tmp_path, state):
+    trainer = Trainer(RECIPE, data(), tmp_path)
+    if isinstance(state, dict) and "net" in state:
+        state["run"] = trainer._identity()
+    checkpoint.save(trainer.checkpoint_path, state)
+    with pytest.raises(checkpoint.CheckpointError, match="delete it to train from the start"):
+        Trainer(RECIPE, data(), tmp_path)
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    seen = []
+
+    def second(*_):
+        if not seen:
+            seen.append(0)
+            with pytest.raises(BlockingIOError, match="another process is training in"):
+                train(RECIPE, tmp_path)
+            seen.append(1)
+
+    train(RECIPE, tmp_path, on_epoch=second)
+    assert seen == [0, 1]
+    files = ["certificates.csv", "history.csv", "model.safetensors", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert train(RECIPE, tmp_path) == results.read(tmp_path / "result.json")
+    with pytest.raises(OtherRun, match="results of another run"):
+        train(RECIPE, tmp_path, seed=1)
+
+
+def test_an_installed_package_records_no_commit_of_the_repository_around_it(monkeypatch):
+    assert results._commit()
+    monkeypatch.setattr(results, "checkout", lambda: None)
+    assert results._commit() is None
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "load", None)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        train(RECIPE, tmp_path / "file" / "run")
+
+
+def test_initial_weights_that_are_not_finite(tmp_path):
+    trainer = Trainer(RECIPE, data(), tmp_path)
+    with torch.no_grad():
+        trainer.net.head.bias[0] = torch.nan
+    serialization.save(trainer.net, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match=r"nan\.safetensors holds weights that are NaN or infinite"):
+        Trainer(dataclasses.replace(RECIPE, initial="digits"), data(), tmp_path / "x", weights=tmp_path / "nan.safetensors")
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"run": {}, "x": torch.tensor(1)})
@@ -411,13 +530,39 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- results
 
 
+def test_results_of_every_format_are_read(tmp_path):
+    """Format 1 said what the recipe had the network computed in; now that is recorded, and the recipe leaves the choice."""
+    old = json.loads((results.STORED / "mnist-1.58-first" / "seed-0" / "result.json").read_text())
+    assert "format" not in old and "clean_weight" not in old["settings"]
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(old))
+    new = results.read(path)
+    assert new["format"] == results.FORMAT and new["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "bfloat16"}
+    assert Recipe(**new["settings"]) == recipes.find("mnist-1.58-first")
+    kept = {key: value for key, value in old.items() if key != "settings"}
+    assert {key: new[key] for key in kept} == kept
+    path.write_text(json.dumps(new))
+    assert results.read(path) == new
+    for wrong in ({**new, "format": results.FORMAT + 1}, {}, [], {"format": None}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"result\.json is damaged or no result of a run"):
+            results.read(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        results.read(path)
+
+
 def test_results_can_be_checked_without_training(tmp_path):
     trainer = Trainer(RECIPE, data(), tmp_path)
     trainer.run(progress=False)
     test = data().test
     result = results.write(trainer.finished(), test, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
-    assert stored == result and stored["settings"] == dataclasses.asdict(RECIPE)
+    assert stored == result == results.read(tmp_path / "result.json") and stored["settings"] == dataclasses.asdict(RECIPE)
+    weights_file = (tmp_path / "model.safetensors").read_bytes()
+    assert stored["weights_sha256"] == hashlib.sha256(weights_file).hexdigest()
+    labels = b"".join(struct.pack("<q", label) for label in test.y.tolist())
+    assert stored["data_sha256"] == hashlib.sha256(bytes(test.x.flatten().tolist()) + labels).hexdigest()
     with (tmp_path / "certificates.csv").open() as file:
         rows = list(csv.DictReader(file))
     right = [row["label"] == row["prediction"] for row in rows]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_lite.bottom import BOTTOM, check_epsilon
-from gloro_lite.net import Certificate, GloroNet
+from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon
+from gloro_lite.net import GloroNet
 
 
 class Report(NamedTuple):
@@ -31,13 +31,15 @@ class Report(NamedTuple):
     lipschitz: float
 
 
-def certify(net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000) -> Certificate:
+def certify(
+    net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000, *, guarantee: Guarantee = "exact"
+) -> Certificate:
     """`net.certify` in batches, for data sets too large for one.
 
     Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
     """
     check_images(x)
-    parts = [net.certify(part, epsilon) for part in x.split(batch_size)]
+    parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")}
     return parts[0]._replace(**joined)
 
@@ -47,7 +49,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
 
     Raises ValueError for no inputs, labels that are no classes of the net, and what `certify` and `net.certify` raise.
     """
-    epsilon = net.epsilon if epsilon is None else _one_epsilon(epsilon)
+    epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
     if not len(x):
         raise ValueError("there is nothing to evaluate: x has no inputs")
     check_labels(y, len(x), net.classes)
@@ -97,9 +99,3 @@ def check_images(x: Tensor) -> None:
             f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "
             "(normalisation belongs into the network, as gloro_lite.Normalize)"
         )
-
-
-def _one_epsilon(epsilon: float) -> float:
-    if isinstance(epsilon, Tensor) and epsilon.numel() != 1:
-        raise ValueError("epsilon must be one number; for several, certify once and give its certificate to vra_curve")
-    return check_epsilon(epsilon)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import losses
-from gloro_lite.bottom import certified_radius, check_epsilon
+from gloro_lite.certificate import certified_radius, check_epsilon
 from gloro_lite.evaluate import check_images, check_labels
 from gloro_lite.net import GloroNet
 

@@ -1,4 +1,4 @@
-"""float32 that is float32: autocast and some libraries' defaults keep only ten bits (TF32) or seven (bfloat16) of 23."""
+"""float32 that is float32: as PyTorch is set, products and convolutions may keep only ten bits (TF32) or seven (bfloat16)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import contextlib
 
 import torch
 
+_BACKENDS = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in the precision of the tensors, without autocast, whatever this thread has set outside: for norms and logits.
 
-    What PyTorch keeps for the whole process stays as it is, since other threads may compute at the same time: see
-    `exact_float32`.
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Compute in the precision of the tensors, without autocast, in this thread.
+
+    What a process has set for all its threads is left alone: another thread may rely on it. See `has_reduced_products`.
     """
-    with torch.autocast(device.type, enabled=False):
-        yield
+    return torch.autocast(device.type, enabled=False)
+
+
+def has_reduced_products() -> bool:
+    """Whether the process lets a CPU compute products of float32 numbers with fewer bits."""
+    return any(backend.fp32_precision not in ("none", "ieee") for backend in _BACKENDS)
 
 
 def exact_float32() -> None:
     """Have this process compute float32 products and convolutions in float32. For a program to call once, at its start."""
-    backends = torch.backends
-    for backend in (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul):
+    for backend in (*_BACKENDS, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
         backend.fp32_precision = "ieee"

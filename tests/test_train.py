@@ -19,6 +19,7 @@ import torch
 from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
+from gloro_lite.lipschitz import linear_operator
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
 from gloro_lite.train import trainer as trainer_module
 from gloro_lite.train.arithmetic import Arithmetic
@@ -67,7 +68,6 @@ def sphere():
 def test_every_layer_has_norm_one():
     net, _ = sphere()
     shape = (1, 6, 6)
-    from gloro_lite.lipschitz import linear_operator
 
     for _, layer in net.body:
         if hasattr(layer, "weight"):
@@ -88,7 +88,6 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
     net.network(x).square().sum().backward()
     constraint.project()
     layer = net.network[2]  # the second convolution, whose input is (4, 6, 6)
-    from gloro_lite.lipschitz import linear_operator
 
     operator = linear_operator(layer, (4, 6, 6))
     weight = layer.weight.detach().clone()
@@ -559,6 +558,7 @@ def test_results_can_be_checked_without_training(tmp_path):
     result = results.write(trainer.finished(), test, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored == result == results.read(tmp_path / "result.json") and stored["settings"] == dataclasses.asdict(RECIPE)
+    assert stored["guarantee"] == "exact" and stored["arithmetic"] == {"network": "float32", "orthogonalisation": "float32"}
     weights_file = (tmp_path / "model.safetensors").read_bytes()
     assert stored["weights_sha256"] == hashlib.sha256(weights_file).hexdigest()
     labels = b"".join(struct.pack("<q", label) for label in test.y.tolist())
@@ -573,6 +573,13 @@ def test_results_can_be_checked_without_training(tmp_path):
     serialization.load(net, tmp_path / "model.safetensors")
     radius = net.certify(test.x.float() / 255).radius
     assert radius.tolist() == pytest.approx([float(row["radius"]) for row in rows], rel=1e-4, abs=1e-6)
+    shape, norms = (1, 8, 8), {}
+    for name, layer in net.network.named_children():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer is not net.head:
+            norms[name] = torch.linalg.matrix_norm(linear_operator(layer, shape).matrix(), ord=2).item()
+        shape = tuple(layer(torch.zeros(1, *shape)).shape[1:])
+    assert stored["layer_norms"] == pytest.approx(norms, rel=1e-3) and set(norms) == {"0", "2", "5"}
+    assert all(stored["layer_norms"][name] >= norm * (1 - 1e-6) for name, norm in norms.items())
     best = max(row["vra"] for row in trainer.history)
     assert result["validation_vra"] == best
     with (tmp_path / "history.csv").open() as file:

@@ -21,7 +21,7 @@ from gloro_lite.certificate import Certificate
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, vra_curve
 from gloro_lite.files import checkout, home, write_atomically
-from gloro_lite.net import Certificate, GloroNet
+from gloro_lite.net import GloroNet
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import FinishedRun
 
@@ -79,7 +79,8 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
     """Certify the test set with the net of the chosen epoch and write `result.json`, `model.safetensors`, `history.csv` and
     `certificates.csv` (index, label, prediction, radius: one row an image) into a folder; returns what is in `result.json`.
 
-    Accuracies are fractions, by the certified bound in float64; an epoch's seconds are the median; memory is what training added
+    Accuracies are fractions, by the certified bound in float64; layer norms are proven, of the linear layers before the last, by
+    their dotted names in the network; an epoch's seconds are the median; memory is what training added
     at its peak, in bytes an image of the batch.
     """
     net, recipe = run.net, run.recipe
@@ -99,7 +100,9 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         **_figures(certificate, y),
         "validation_vra": run.history[run.chosen_epoch]["vra"],
         "vra_at": {repr(round(float(f) * recipe.epsilon, 6)): float(v) for f, v in zip(fractions, curve, strict=True)},
+        "guarantee": certificate.guarantee,
         "lipschitz_upper": net.margin_constants().max().item(),
+        "layer_norms": net.program().norms,
         **_estimates(net),
         "chosen_epoch": run.chosen_epoch,
         "last_epoch": _figures(last_certificate, y),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks, serialization
-from gloro_lite.bottom import certified_radius
+from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision

@@ -711,6 +711,16 @@ def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
     assert after["validation_vra"] > before["validation_vra"] + 0.005
 
 
+def test_stored_ablations_are_of_today_s_variants():
+    report = ablations.read(ablations.TARGET)
+    assert Recipe(**report["base"]) == ablations.BASE
+    rows = {(row["variant"], row["seed"]): row for row in report["runs"]}
+    assert set(rows) == {(variant, seed) for variant in ablations.VARIANTS for seed in ablations.SEEDS}
+    arithmetic = {variant: row["arithmetic"]["network"] for (variant, _), row in rows.items()}
+    assert arithmetic["base"] == "bfloat16" and arithmetic["precision: float32"] == "float32"
+    assert report["heads"]["settings"] == ablations.HEADS
+
+
 @pytest.mark.parametrize(
     "path", sorted(results.STORED.glob("*/seed-*/result.json")), ids=lambda path: "/".join(path.parts[-3:-1])
 )

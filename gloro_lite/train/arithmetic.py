@@ -18,7 +18,7 @@ from gloro_lite.train.muon import orthogonalise
 _GAIN = 0.9
 """bfloat16 must take less than this part of the time, so that noise does not decide between equals."""
 
-_SECONDS = 2.0
+_SECONDS = 1.0
 """What one comparison takes at the most, roughly, after its first rounds."""
 
 

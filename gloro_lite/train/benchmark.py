@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
+from gloro_lite.precision import exact_float32
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED, machine
@@ -157,6 +158,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
+    exact_float32()
     report = machine(torch.device(options.device)) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)

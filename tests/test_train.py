@@ -640,6 +640,31 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
         assert "must be greater than 0 and at most 1e+06" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("network", ["|", "c4k4s0 | 16", "c0k3 | 16", "c4k4s2 | 0", "c\u00b2k3 | 16", "c4k4s2 16", "c3k3 | 16"])
+def test_networks_that_cannot_be_trained_are_an_error_in_a_line(network, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    assert main(["--recipe", "mnist-0.3", "--network", network, "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_devices_that_are_not_there_are_an_error_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    for device in ("meta", "nonsense", "vulkan"):
+        assert main(["--recipe", "mnist-0.3", "--device", device, "--output", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: device '{device}' is not there (") and error.count("\n") == 1
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "gloro_lite.train", "--recipe", "mnist-0.3", "--show"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1 and done.stderr == ""
+
+
 def test_show_prints_the_settings_that_a_run_would_have(capsys):
     assert main(["--recipe", "mnist-0.3", "--epochs", "3", "--show"]) == 0
     settings = json.loads(capsys.readouterr().out)

@@ -105,7 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     # A polite kill stops like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(options)
+        code = _run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except BrokenPipeError:  # whoever read what is printed has gone
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,6 +134,8 @@ def _run(options: dict) -> int:
             max_seconds=options["max_seconds"],
             compiled=options["compile"],
         )
+    except BrokenPipeError:
+        raise
     except TrainingStopped as stop:
         _say(f"{stop}; the same command goes on from there", first)
         return 0 if "LOCAL_RANK" in os.environ else 3  # torchrun takes any other code for a crash
@@ -138,7 +143,9 @@ def _run(options: dict) -> int:
         _say("interrupted; the same command goes on from the last full epoch", first)
         return 130
     except (ValueError, OSError, ImportError, MemoryError, benchmarks.DataError, CheckpointError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+        reason = error
+        if isinstance(error, OSError) and error.strerror:  # without the number
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if first:
             advice = next((f" ({options})" for kind, options in _ADVICE.items() if isinstance(error, kind)), "")
             print(f"error: {reason}{advice}", file=sys.stderr)

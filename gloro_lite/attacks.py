@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gloro_lite.evaluate import check_labels
+
 
 def pgd(
     logits: Callable[[Tensor], Tensor],
@@ -23,32 +25,34 @@ def pgd(
 
     Args:
         logits: maps (batch, ...) to (batch, classes); not the outputs with bottom.
-        x: (batch, ...).
+        x: (batch, ...), floating point.
         labels: (batch,) int64, the labels to leave.
         radius: l2 radius in input units; one number or one for each input, (batch,).
         steps: of length 2.5 radius / steps.
         restarts: the first starts at x, later ones at random points of the ball.
         bounds: the smallest and largest value of an input, if the attack must respect them.
 
-    Returns: (batch, ...), within the radius of x: a point of another label where one was found, else the last one tried.
+    Returns: (batch, ...): a point of another label where one was found, else the last one tried. Each is within the radius of x
+    in exact arithmetic, rounding included, and within the bounds.
+
+    Raises ValueError for labels or radii of a wrong shape, a radius that is not finite or negative, less than one step or
+    restart, and inputs outside the bounds: clamping those would leave the ball.
     """
+    ball = _Ball(x, radius, bounds)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    check_labels(labels, len(x))
     shape = (-1,) + (1,) * (x.dim() - 1)
-    radius = torch.as_tensor(radius, dtype=x.dtype, device=x.device).expand(len(x)).view(shape)
+    length = ball.radius.to(x).view(shape)
     generator = torch.Generator(device=x.device).manual_seed(seed)
-
-    def project(delta: Tensor) -> Tensor:
-        length = delta.flatten(1).norm(dim=1).view(shape).clamp_min(torch.finfo(x.dtype).tiny)
-        delta = delta * (radius / length).clamp(max=1.0)
-        return delta if bounds is None else (x + delta).clamp(*bounds) - x
-
     found = x.clone()
     broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for restart in range(restarts):
-        delta = torch.zeros_like(x)
+        point = x
         if restart:
-            delta = project(torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) * radius)
+            point = ball.project(torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) * length)
         for step in range(steps + 1):
-            point = (x + delta).detach().requires_grad_()
+            point = point.detach().requires_grad_()
             with torch.enable_grad():
                 outputs = logits(point)
                 # The margin, not the cross-entropy, whose gradient vanishes where the net is sure.
@@ -61,13 +65,52 @@ def pgd(
             broken |= now
             if broken.all() or step == steps:
                 break
-            length = gradient.flatten(1).norm(dim=1).view(shape).clamp_min(torch.finfo(x.dtype).tiny)
-            delta = project(delta + 2.5 / steps * radius * gradient / length)
+            norm = gradient.flatten(1).norm(dim=1).view(shape).clamp_min(torch.finfo(x.dtype).tiny)
+            point = ball.project(point.detach() - x + 2.5 / steps * length * gradient / norm)
     return found
 
 
+class _Ball:
+    """The l2 balls around a batch of inputs, and within bounds."""
+
+    def __init__(self, x: Tensor, radius: float | Tensor, bounds: tuple[float, float] | None):
+        if not x.is_floating_point():
+            raise ValueError(f"inputs must be floating point, in the units of the radius; got {x.dtype}")
+        self._x, self._bounds = x, bounds
+        self._exact = _double(x)
+        self.radius = torch.as_tensor(radius, dtype=torch.float64, device=self._exact.device)
+        if self.radius.dim() and self.radius.shape != (len(x),):
+            raise ValueError(f"radius must be one number or one for each of {len(x)} inputs, not {tuple(self.radius.shape)}")
+        if not (self.radius.isfinite() & (self.radius >= 0)).all():
+            raise ValueError("radius must be finite and not negative")
+        self.radius = self.radius.expand(len(x))
+        if bounds is not None and not ((x >= bounds[0]) & (x <= bounds[1])).all():
+            raise ValueError(f"inputs lie outside the bounds {bounds}: no point within both the bounds and the ball may be there")
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The point x + delta, moved towards x until it lies in the ball, its coordinates rounded as they are."""
+        shape = (-1,) + (1,) * (delta.dim() - 1)
+        slack = 0.0
+        while True:
+            point = self._x + delta
+            if self._bounds is not None:
+                point = point.clamp(*self._bounds)  # towards x, which is within
+            # The margin covers the rounding of this distance itself.
+            distance = (_double(point) - self._exact).flatten(1).norm(dim=1) * (1 + 1e-12)
+            if not (outside := distance > self.radius).any():
+                return point
+            # Rounding may leave a point outside again: shrink by ever more, at last to x itself.
+            scale = (self.radius / distance * (1 - slack)).where(outside, 1.0)
+            delta = delta * scale.to(delta).view(shape)
+            slack = min(1.0, max(2 * slack, 2.0**-24))
+
+
+def _double(x: Tensor) -> Tensor:
+    return (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
+
+
 def accuracy_under_attack(logits: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, radius: float, **kwargs) -> float:
-    """The fraction of inputs that are classified rightly and stay so under `pgd`: an upper bound on robust accuracy."""
+    """The fraction of inputs that are classified correctly and stay so under `pgd`: an upper bound on robust accuracy."""
     moved = pgd(logits, x, labels, radius, **kwargs)
     with torch.no_grad():
         right = (logits(x).argmax(dim=1) == labels) & (logits(moved).argmax(dim=1) == labels)

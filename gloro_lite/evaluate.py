@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_lite.certificate import BOTTOM, Certificate
+from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon
 from gloro_lite.net import GloroNet
 
 
@@ -15,8 +15,8 @@ class Report(NamedTuple):
     """Fractions of the data set, by the certified bound.
 
     Attributes:
-        accuracy: predicted rightly.
-        vra: predicted rightly and certified at epsilon: verified-robust accuracy.
+        accuracy: predicted correctly.
+        vra: predicted correctly and certified at epsilon: verified-robust accuracy.
         rejected: given bottom.
         radius: the median certified radius, in input units, where a wrong prediction counts as 0.
         epsilon: the l2 radius of `vra` and `rejected`.
@@ -31,28 +31,71 @@ class Report(NamedTuple):
     lipschitz: float
 
 
-def certify(net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000) -> Certificate:
-    """`net.certify` in batches, for data sets too large for one."""
-    parts = [net.certify(part, epsilon) for part in x.split(batch_size)]
-    return Certificate(*(torch.cat(column) for column in zip(*parts, strict=True)))
+def certify(
+    net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000, *, guarantee: Guarantee = "exact"
+) -> Certificate:
+    """`net.certify` in batches, for data sets too large for one.
+
+    Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
+    """
+    check_images(x)
+    parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")}
+    return parts[0]._replace(**joined)
 
 
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:
-    """Certify x, ``(n, *net.input_shape)``, and compare with the labels y, (n,)."""
+    """Certify x, ``(n, *net.input_shape)``, and compare with the labels y, (n,).
+
+    Raises ValueError for no inputs, labels that are no classes of the net, and what `certify` and `net.certify` raise.
+    """
+    epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
+    if not len(x):
+        raise ValueError("there is nothing to evaluate: x has no inputs")
+    check_labels(y, len(x), net.classes)
     c = certify(net, x, epsilon)
     y = y.to(c.label.device)
-    right = c.prediction == y
+    correct = c.prediction == y
     return Report(
-        accuracy=right.double().mean().item(),
+        accuracy=correct.double().mean().item(),
         vra=(c.label == y).double().mean().item(),
         rejected=(c.label == BOTTOM).double().mean().item(),
-        radius=c.radius.where(right, 0.0).median().item(),
-        epsilon=net.epsilon if epsilon is None else epsilon,
+        radius=c.radius.where(correct, 0.0).median().item(),
+        epsilon=epsilon,
         lipschitz=net.margin_constants().max().item(),
     )
 
 
 def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
-    """Verified-robust accuracy at each of `epsilons`, (k,): the net need not be run again, its radii are enough."""
+    """Verified-robust accuracy at each of `epsilons`, (k,): the net need not be run again, its radii are enough.
+
+    Raises ValueError for labels (n,) that do not fit and radii that are not finite or negative.
+    """
+    check_labels(y, len(certificate.prediction))
+    if epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
+        raise ValueError("epsilons must be a tensor (k,) of finite radii, none negative")
     verified = certificate.radius.where(certificate.prediction == y.to(certificate.radius.device), 0.0)
     return (verified[None, :] > epsilons.to(verified)[:, None]).double().mean(dim=1)
+
+
+def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
+    """Raise ValueError unless y holds `count` labels, (count,) of an integer type, from 0 on, less than `classes`.
+
+    Labels of -1 would agree with bottom, and labels (n, 1) with all predictions of the batch.
+    """
+    if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(f"labels must be integers, not {y.dtype}")
+    if y.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one for each input, not {tuple(y.shape)}")
+    if count and (y.min() < 0 or (classes is not None and y.max() >= classes)):
+        last = "up" if classes is None else f"to {classes - 1}"
+        raise ValueError(f"labels must be classes, from 0 {last}; they go from {y.min().item()} to {y.max().item()}")
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError for images, (n, channels, height, width), that look like bytes and not like numbers in [0, 1]."""
+    if x.dim() == 4 and len(x) and (largest := x.max()) > 1 and (largest > 16 or (x == x.floor()).all()):
+        raise ValueError(
+            f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "
+            "(normalisation belongs into the network, as gloro_lite.Normalize)"
+        )

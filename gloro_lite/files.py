@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, folders that one process at a time works in, and where the project's own lie."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+def checkout() -> Path | None:
+    """The checkout of the project that this package is imported from; None where it is installed."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "book").is_dir() else None
+
+
+def home() -> Path:
+    """Where data and results belong: `data` of the checkout, else the working folder."""
+    root = checkout()
+    return root / "data" if root else Path.cwd()
 
 
 @contextlib.contextmanager
@@ -35,3 +47,45 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, purpose: str) -> Iterator[None]:
+    """Keep other processes, and other threads, from entering such a block for the same folder; made if it is not there.
+
+    The lock is the system's: it goes with the process, however that ends. Raises BlockingIOError, which names the folder, where
+    another is in it, and OSError where the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    while True:
+        file = path.open("ab")
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError) as error:
+            file.close()
+            raise BlockingIOError(error.errno, f"another process is {purpose} in {folder}: wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks, as some networks have
+        # Whoever had it may have removed the file after it was opened here.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove what is open
+            path.unlink()
+        file.close()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
+from gloro_lite.evaluate import check_images, check_labels
 from gloro_lite.net import GloroNet
 
 
@@ -69,13 +70,23 @@ def fit(
 
     Returns: the history, one `Epoch` an epoch.
 
-    Raises ValueError for an unknown loss, no epochs, labels that are no classes, and a loss that is NaN (with the step).
+    Raises ValueError for an unknown loss or a weight that it does not take, no epochs, labels that are no classes, images in
+    0..255, and inputs or a loss that are not finite (with the step).
     """
     x, y = train
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
-    if len(x) != len(y) or not len(x) or y.min() < 0 or y.max() >= net.classes:
-        raise ValueError(f"train must hold as many labels as inputs, at least one, each from 0 to {net.classes - 1}")
+    losses.check(loss, weight)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate must be a finite number greater than 0, not {rate}")
+    for name, (inputs, labels) in (("train", train), ("validation", validation or train)):
+        if not len(inputs):
+            raise ValueError(f"{name} must hold at least one input")
+        try:
+            check_images(inputs)
+            check_labels(labels, len(inputs), net.classes)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=rate)
@@ -97,6 +108,8 @@ def fit(
             optimizer.step()
             total += value.item() * len(rows)
             if not math.isfinite(total):
+                if not x.isfinite().all():
+                    raise ValueError("train holds inputs that are NaN or infinite")
                 raise ValueError(f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller rate than {rate}")
         record = _evaluate(net, validation or train, epoch, total / len(x), epsilon, optimizer.param_groups[0]["lr"])
         history.append(record)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gloro_lite.bottom import bottom_logit
-
-LOSSES = ("standard", "cross_entropy", "generalised", "trades", "trades_ce", "emma")
-"""The names that `by_name` knows."""
 
 
 def by_name(
@@ -21,7 +21,7 @@ def by_name(
     weight: float = 1.0,
     clean_weight: float = 0.0,
 ) -> Tensor:
-    """The loss of one batch by its name, one of `LOSSES`.
+    """The loss of one batch by its name, a key of `LOSSES`.
 
     Args:
         name: "standard" is the cross-entropy of the logits, without bottom; the others are the functions of this file.
@@ -34,25 +34,26 @@ def by_name(
 
     Raises ValueError for another name.
     """
+    check(name)
+    loss = LOSSES[name](logits, labels, constants, epsilon, weight)
+    return loss + clean_weight * F.cross_entropy(logits, labels) if clean_weight else loss
+
+
+def check(name: str, weight: float = 1.0, clean_weight: float = 0.0) -> None:
+    """Raise ValueError unless `by_name` takes this name and these weights."""
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
-    if clean_weight:
-        loss = by_name(name, logits, labels, constants, epsilon, weight)
-        return loss + clean_weight * F.cross_entropy(logits, labels)
-    if name == "standard":
-        return F.cross_entropy(logits, labels)
-    if name == "emma":
-        return emma(logits, labels, constants, epsilon)
-    outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
-    if name == "cross_entropy":
-        return cross_entropy(outputs, labels)
-    if name == "generalised":
-        return generalised_cross_entropy(outputs, labels, weight)
-    return trades(outputs, labels, weight, "ce" if name == "trades_ce" else "kl")
+    if not 0 <= weight < math.inf or (name == "generalised" and weight > 1):
+        raise ValueError(
+            "the weight of the loss must be finite and at least 0, and at most 1 where it is the q of the generalised loss; "
+            f"not {weight}"
+        )
+    if not 0 <= clean_weight < math.inf:
+        raise ValueError(f"clean_weight must be finite and not negative, not {clean_weight}")
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the classes and bottom, which is never the correct answer (Section 2.3)."""
+    """Cross-entropy over the classes and bottom, which is never the correct answer (Section 4.1 of the paper)."""
     return F.cross_entropy(outputs, labels)
 
 
@@ -72,7 +73,7 @@ def generalised_cross_entropy(outputs: Tensor, labels: Tensor, q: float) -> Tens
 
 
 def trades(outputs: Tensor, labels: Tensor, weight: float, kind: str = "kl") -> Tensor:
-    """GloRo-TRADES: cross-entropy of the logits + weight * R (Section 5.1), R a divergence between f and f with bottom.
+    """GloRo-TRADES: cross-entropy of the logits + weight * R, R a divergence of f from f with bottom (the paper's Definition 3).
 
     Args:
         weight: lambda, >= 0.
@@ -108,3 +109,24 @@ def emma(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Ten
         radii = (margins / own.clamp_min(torch.finfo(own.dtype).tiny)).clamp(0.01 * epsilon, epsilon)
         radii.scatter_(1, labels[:, None], 0.0)
     return F.cross_entropy(logits + radii * own, labels)
+
+
+def _on_outputs(loss: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """A loss of logits, labels, constants, epsilon and weight, from one of outputs, labels and weight."""
+
+    def on_logits(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor, weight: float) -> Tensor:
+        outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
+        return loss(outputs, labels, weight)
+
+    return on_logits
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "standard": lambda logits, labels, constants, epsilon, weight: F.cross_entropy(logits, labels),
+    "cross_entropy": _on_outputs(lambda outputs, labels, weight: cross_entropy(outputs, labels)),
+    "generalised": _on_outputs(generalised_cross_entropy),
+    "trades": _on_outputs(trades),
+    "trades_ce": _on_outputs(lambda outputs, labels, weight: trades(outputs, labels, weight, "ce")),
+    "emma": lambda logits, labels, constants, epsilon, weight: emma(logits, labels, constants, epsilon),
+}
+"""What `by_name` knows: each takes logits, labels, constants, epsilon and weight."""

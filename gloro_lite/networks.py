@@ -46,8 +46,8 @@ def build(
     if initialisation not in INITIALISATIONS:
         raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}; not {initialisation!r}")
     convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
-    parsed = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word) for word in convolutions.split()]
-    if not bar or not all(parsed) or not all(word.isdigit() for word in dense.split()):
+    parsed = [re.fullmatch(r"c([1-9]\d*)k([1-9]\d*)(?:s([1-9]\d*))?", word, re.ASCII) for word in convolutions.split()]
+    if not bar or not all(parsed) or not all(re.fullmatch(r"[1-9]\d*", word, re.ASCII) for word in dense.split()):
         raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global state
         torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed would seed GPUs too

@@ -20,3 +20,9 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
 def has_reduced_products() -> bool:
     """Whether the process lets a CPU compute products of float32 numbers with fewer bits."""
     return any(backend.fp32_precision not in ("none", "ieee") for backend in _BACKENDS)
+
+
+def exact_float32() -> None:
+    """Have this process compute float32 products and convolutions in float32. For a program to call once, at its start."""
+    for backend in (*_BACKENDS, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        backend.fp32_precision = "ieee"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,23 +16,38 @@ class WeightFileError(ValueError):
 
 
 def save(net: GloroNet, path: str | Path) -> None:
-    """Write the net's state to `path`. Atomic: whatever stops it, the file is the old one or the new one."""
+    """Write the net's state to `path`; equal states make equal bytes.
+
+    Atomic: whatever stops it, the file is the old one or the new one.
+    """
     from safetensors.torch import save as serialized
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     metadata = {"format": "pt", "epsilon": repr(net.epsilon), "tight": repr(net.tight)}
-    write_atomically(Path(path), serialized(state, metadata))
+    write_atomically(Path(path), _in_order(serialized(state, metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """The same file with its metadata in alphabetical order: safetensors writes them in an order that changes from run to run."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors behind it begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
 
 
 def load(net: GloroNet, path: str | Path) -> GloroNet:
     """Read the state that `save` wrote into `net`, a net of the same architecture, and return it in eval mode.
 
-    The net's epsilon stays its own. Raises FileNotFoundError, and WeightFileError if the file is damaged or another network's;
-    the net is then as it was.
+    The net's epsilon stays its own. Raises FileNotFoundError, and WeightFileError if the file is damaged or another network's, or
+    its weights are of another type; the net is then as it was.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if Path(path).is_dir():
+        raise WeightFileError(f"{path} is a folder: give the file in it, model.safetensors say")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: save a net there first, or check the path")
     try:
@@ -43,6 +59,8 @@ def load(net: GloroNet, path: str | Path) -> GloroNet:
         have, want = state.get(name), expected.get(name)
         if have is None or want is None or have.shape != want.shape:
             raise WeightFileError(f"{path} holds another network: {name} is {_shape(have)} there and {_shape(want)} in the net")
+        if have.dtype != want.dtype:
+            raise WeightFileError(f"{path}: {name} is {have.dtype} there and {want.dtype} in the net; convert one of them")
     net.load_state_dict(state)
     return net.eval()
 

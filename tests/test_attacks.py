@@ -1,6 +1,12 @@
 """The attack: where the answer is known, it finds it."""
 
+import math
+from fractions import Fraction
+
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
@@ -18,12 +24,65 @@ def test_linear_net_falls_just_beyond_its_certified_radius_and_not_within():
     assert (net.logits(beyond).argmax(1) != c.prediction).all()
 
 
-def test_points_stay_in_the_ball_and_in_the_bounds():
-    network = nn.Sequential(nn.Linear(4, 16), MinMax(), nn.Linear(16, 3))
-    x, y = torch.rand(30, 4), torch.randint(0, 3, (30,))
-    moved = pgd(network, x, y, 0.4, restarts=3, bounds=(0.0, 1.0))
-    assert ((moved - x).norm(dim=1) <= 0.4 * (1 + 1e-5)).all()
-    assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
+def squared_distance(a, b):
+    """In exact arithmetic."""
+    return sum((Fraction(p) - Fraction(q)) ** 2 for p, q in zip(a.tolist(), b.tolist(), strict=True))
+
+
+@given(
+    st.integers(0, 10**6),
+    st.one_of(st.floats(0, 3), st.floats(0, 1e-6)),
+    st.sampled_from([None, (0.0, 1.0)]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1.0, 1e3, 1e-3]),
+)
+def test_points_lie_in_the_ball_in_exact_arithmetic_and_in_the_bounds(seed, radius, bounds, dtype, scale):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(4, 16), MinMax(), nn.Linear(16, 3)).to(dtype)
+    x, y = torch.rand(12, 4, dtype=dtype) * (1.0 if bounds else scale), torch.randint(0, 3, (12,))
+    moved = pgd(network, x, y, radius, steps=4, restarts=2, bounds=bounds)
+    for a, b in zip(moved, x, strict=True):
+        assert squared_distance(a, b) <= Fraction(radius) ** 2
+    if bounds:
+        assert moved.min() >= 0 and moved.max() <= 1
+
+
+def test_a_ball_of_one_radius_each_and_of_none():
+    x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    radii = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4])
+    moved = pgd(nn.Linear(4, 3), x, y, radii, restarts=2)
+    assert torch.equal(moved[0], x[0])
+    for a, b, radius in zip(moved, x, radii.tolist(), strict=True):
+        assert squared_distance(a, b) <= Fraction(radius) ** 2
+
+
+def test_the_attack_uses_the_ball_to_its_rim():
+    """Shrinking for the sake of rounding costs next to nothing."""
+    x, y = torch.rand(20, 4), torch.zeros(20, dtype=torch.int64)
+    network = nn.Linear(4, 2)
+    nn.init.constant_(network.bias, 0.0)
+    with torch.no_grad():
+        network.bias[0] = 100.0
+    moved = pgd(network, x, y, 0.3)
+    assert (moved - x).norm(dim=1).min().item() > 0.3 * (1 - 1e-6)
+
+
+def test_what_an_attack_cannot_do():
+    x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    network = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match="outside the bounds"):
+        pgd(network, x + 0.5, y, 0.3, bounds=(0.0, 1.0))
+    for radius in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            pgd(network, x, y, radius)
+    with pytest.raises(ValueError, match=r"one for each of 5 inputs, not \(4,\)"):
+        pgd(network, x, y, torch.ones(4))
+    with pytest.raises(ValueError, match="labels must have shape"):
+        pgd(network, x, y[:1], 0.1)
+    with pytest.raises(ValueError, match="at least 1, not 0 and 1"):
+        pgd(network, x, y, 0.1, steps=0)
+    with pytest.raises(ValueError, match="floating point"):
+        pgd(network, (255 * x).byte(), y, 0.1)
 
 
 def test_accuracy_under_attack_falls_with_the_radius_and_bounds_vra():

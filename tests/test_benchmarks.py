@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gloro_lite import files
 from gloro_lite.datasets import benchmarks, cache, published, tiny_imagenet
 from gloro_lite.datasets.benchmarks import DataError, Info
 
@@ -340,13 +341,25 @@ def test_unknown_names_and_the_root(tmp_path, monkeypatch):
     monkeypatch.setenv("GLORO_DATA", str(tmp_path))
     assert benchmarks.data_root() == tmp_path and benchmarks.data_root("elsewhere") == Path("elsewhere")
     monkeypatch.delenv("GLORO_DATA")
-    assert benchmarks.data_root() == Path("data/root") and benchmarks.data_root("~") == Path.home()
+    assert benchmarks.data_root("~") == Path.home()
+    # Whichever folder the command is called in, the images are looked for where the results go.
+    monkeypatch.chdir(tmp_path)
+    assert benchmarks.data_root() == Path(__file__).resolve().parents[1] / "data" / "root"
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages" / "gloro_lite" / "files.py"))
+    assert benchmarks.data_root() == Path("data/root")
+
+
+BY_HAND = {
+    "mnist": r"unpack the four \.gz files of https://.* or of https://.* into MNIST/raw in the data root",
+    "cifar10": r"put cifar-10-python\.tar\.gz \(MD5 c58f.*\) into the data root, from .* or, .* https://zenodo\.org/records/10089977",
+    "tiny-imagenet": r"put http://.*tiny-imagenet-200\.zip \(MD5 .*\), or the folder that it unpacks to, into the data root",
+}
 
 
 @every_dataset
 def test_missing_images(dataset, tmp_path):
     name = {"mnist": "train-images-idx3-ubyte", "cifar10": "data_batch_1", "tiny-imagenet": "tiny-imagenet-200"}[dataset]
-    with pytest.raises(DataError, match=f"{name}.*set GLORO_DATA to the data root that holds .*or allow the download"):
+    with pytest.raises(DataError, match=f"{name}.*by --data or GLORO_DATA; or allow the download; or {BY_HAND[dataset]}"):
         benchmarks.load(dataset, tmp_path, download=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -497,7 +510,8 @@ def test_tiny_imagenet_is_downloaded(server, tmp_path, monkeypatch):
 
 @every_dataset
 def test_downloads_that_fail(dataset, server, tmp_path):
-    with pytest.raises(DataError, match=r"(?s)could not be downloaded into .*root .*run again with network access.*GLORO_DATA"):
+    message = rf"could not be downloaded into .*root .*run again with network access.*; or {BY_HAND[dataset]}; or .*--data"
+    with pytest.raises(DataError, match=rf"(?s){message}"):
         benchmarks.load(dataset, tmp_path / "root")
 
 
@@ -505,7 +519,7 @@ def test_downloads_that_fail(dataset, server, tmp_path):
 def test_a_root_that_cannot_be_written_is_not_downloaded_to(dataset, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(
-        DataError, match=r"must be downloaded, and the data root .*root is not writable \(Not a directory\): set GLORO"
+        DataError, match=r"must be downloaded, and the data root .*root is not writable \(Not a directory\): give a folder"
     ):
         benchmarks.load(dataset, tmp_path / "file" / "root")
 
@@ -516,6 +530,7 @@ def test_nor_is_a_read_only_root(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(
-        DataError, match=r"MNIST must be downloaded, and .* is not writable \(Read-only file system\): set GLORO_DATA"
+        DataError,
+        match=r"MNIST must be downloaded, and .* is not writable \(Read-only file system\): give a folder.*GLORO_DATA",
     ):
         benchmarks.load("mnist", tmp_path)

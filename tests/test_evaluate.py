@@ -39,3 +39,57 @@ def test_the_curve_agrees_with_certifying_at_each_radius(case):
     curve = vra_curve(net.certify(x), y, epsilons)
     for epsilon, value in zip(epsilons.tolist(), curve.tolist(), strict=True):
         assert value == pytest.approx(evaluate(net, x, y, epsilon).vra)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda y: y - 1, "from 0 to 2; they go from -1 to 1"),  # -1 agrees with bottom
+        (lambda y: y + 1, "from 0 to 2; they go from 1 to 3"),
+        (lambda y: y[:, None], r"shape \(101,\), one for each input, not \(101, 1\)"),  # broadcasts
+        (lambda y: y[:1], r"not \(1,\)"),
+        (lambda y: y.double(), "integers, not torch.float64"),
+        (lambda y: y == 0, "integers, not torch.bool"),
+    ],
+)
+def test_labels_that_would_count_wrongly_are_refused(case, labels, message):
+    net, x, y = case
+    y = y.clone()
+    y[:3] = torch.arange(3)
+    with pytest.raises(ValueError, match=message):
+        evaluate(net, x, labels(y))
+    if "to 2" not in message:  # a curve does not know how many classes there are
+        with pytest.raises(ValueError, match=message):
+            vra_curve(net.certify(x), labels(y), torch.tensor([0.1]))
+
+
+def test_labels_of_another_integer_type_count_the_same(case):
+    net, x, y = case
+    assert evaluate(net, x, y.int()) == evaluate(net, x, y) == evaluate(net, x, y.to(torch.uint8))
+
+
+def test_epsilons(case):
+    net, x, y = case
+    report = evaluate(net, x, y, torch.tensor(0.25))
+    assert report == evaluate(net, x, y, 0.25) and type(report.epsilon) is float
+    with pytest.raises(TypeError, match=r"one number, not a tensor of shape \(2,\)"):
+        evaluate(net, x, y, torch.tensor([0.1, 0.2]))
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite number greater than 0"):
+            evaluate(net, x, y, wrong)
+    for wrong in ([[0.1]], [float("nan")], [-0.1]):
+        with pytest.raises(ValueError, match="finite radii, none negative"):
+            vra_curve(net.certify(x), y, torch.tensor(wrong))
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(net, x[:0], y[:0])
+
+
+def test_images_in_bytes_are_refused():
+    net = GloroNet(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 0.1)
+    x, y = torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)
+    evaluate(net, x, y)
+    evaluate(net, 3 * x - 1.5, y)  # another range, but no bytes
+    evaluate(net, x.round(), y)
+    for wrong in ((255 * x).round(), 255 * x, (3 * x + 1).floor()):
+        with pytest.raises(ValueError, match=r"go up to .*: divide them by 255"):
+            evaluate(net, wrong, y)

@@ -70,10 +70,18 @@ def test_bad_input():
         fit(net, (x, y), loss="hinge", progress=False)
     with pytest.raises(ValueError, match="at least 1"):
         fit(net, (x, y), epochs=0, progress=False)
-    with pytest.raises(ValueError, match="from 0 to 1"):
+    with pytest.raises(ValueError, match=r"train: labels must be classes, from 0 to 1; they go from 1 to 2"):
         fit(net, (x, y + 1), progress=False)
-    with pytest.raises(ValueError, match="as many labels"):
+    with pytest.raises(ValueError, match=r"train: labels must have shape \(120,\)"):
         fit(net, (x, y[:-1]), progress=False)
+    with pytest.raises(ValueError, match=r"validation: labels must be integers, not torch\.float32"):
+        fit(net, (x, y), validation=(x, y.float()), progress=False)
+    with pytest.raises(ValueError, match="train must hold at least one input"):
+        fit(net, (x[:0], y[:0]), progress=False)
+    with pytest.raises(ValueError, match="at most 1 where it is the q"):
+        fit(net, (x, y), loss="generalised", weight=1.5, progress=False)
+    with pytest.raises(ValueError, match="rate must be a finite number"):
+        fit(net, (x, y), rate=math.nan, progress=False)
     with pytest.raises(ValueError, match="finite number greater than 0"):
         fit(net, (x, y), train_epsilon=-1, progress=False)
 
@@ -81,5 +89,10 @@ def test_bad_input():
 def test_a_loss_that_is_not_finite_stops_with_the_step():
     net, (x, y) = net_and_data()
     x[70, 0] = math.nan
-    with pytest.raises(ValueError, match=r"loss is nan at epoch 0, step \d"):
+    with pytest.raises(ValueError, match="train holds inputs that are NaN or infinite"):
         fit(net, (x, y), epochs=2, batch_size=32, progress=False)
+    net, data = net_and_data()
+    with torch.no_grad():
+        net.head.weight.fill_(math.inf)
+    with pytest.raises(ValueError, match=r"loss is nan at epoch 0, step \d"):
+        fit(net, data, epochs=2, batch_size=32, progress=False)

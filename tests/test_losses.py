@@ -88,5 +88,22 @@ def test_by_name_gives_each_loss():
     assert set(expected) == set(losses.LOSSES)
     for name, value in expected.items():
         assert losses.by_name(name, logits, labels, constants, 0.5, 0.7) == value
+        both = losses.by_name(name, logits, labels, constants, 0.5, 0.7, 0.2)
+        assert both.item() == pytest.approx(value.item() + 0.2 * expected["standard"].item(), rel=1e-6)
     with pytest.raises(ValueError, match="loss must be one of standard, cross_entropy"):
         losses.by_name("hinge", logits, labels, constants, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hinge",), "loss must be one of"),
+        (("generalised", 1.5), "at most 1 where it is the q"),
+        (("trades", -1.0), "finite and at least 0"),
+        (("trades", float("nan")), "finite and at least 0"),
+        (("emma", 1.0, float("inf")), "clean_weight must be finite"),
+    ],
+)
+def test_weights_that_a_loss_does_not_take(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        losses.check(*arguments)

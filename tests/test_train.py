@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import errno
+import hashlib
 import itertools
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,11 +19,28 @@ import torch
 from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
+from gloro_lite.lipschitz import linear_operator
 from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
-from gloro_lite.train.__main__ import main
+from gloro_lite.train import trainer as trainer_module
+from gloro_lite.train.arithmetic import Arithmetic
+from gloro_lite.train.average import RunningAverage
+from gloro_lite.train.command import main
+from gloro_lite.train.run import OtherRun
 from gloro_lite.train.sphere import SpectralSphere
+from gloro_lite.train.trainer import TooLittleTime
 
-RECIPE = Recipe("digits", "digits", "c8k3 c8k4s2 | 16", 0.3, 0.4, rate=0.05, epochs=4, batch_size=100)
+# In float32, as two runs are to end with the same bits: what "auto" measures may differ between them.
+RECIPE = Recipe(
+    name="digits",
+    dataset="digits",
+    network="c8k3 c8k4s2 | 16",
+    epsilon=0.3,
+    train_epsilon=0.4,
+    rate=0.05,
+    epochs=4,
+    batch_size=100,
+    precision="float32",
+)
 
 
 def data():
@@ -49,7 +68,6 @@ def sphere():
 def test_every_layer_has_norm_one():
     net, _ = sphere()
     shape = (1, 6, 6)
-    from gloro_lite.lipschitz import linear_operator
 
     for _, layer in net.body:
         if hasattr(layer, "weight"):
@@ -70,7 +88,6 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
     net.network(x).square().sum().backward()
     constraint.project()
     layer = net.network[2]  # the second convolution, whose input is (4, 6, 6)
-    from gloro_lite.lipschitz import linear_operator
 
     operator = linear_operator(layer, (4, 6, 6))
     weight = layer.weight.detach().clone()
@@ -91,6 +108,53 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
     assert (layer.weight.grad * weight).sum().item() == pytest.approx(0, abs=1e-6 * layer.weight.grad.norm().item())
 
 
+# --- the running average
+
+
+def test_a_short_run_reports_weights_that_were_trained():
+    """The average is that of the definition, and forgets the first weights long before its decay alone would."""
+    parameter, decay = torch.nn.Parameter(torch.zeros(2)), 0.999
+    average, expected = RunningAverage([parameter], decay), torch.zeros(2)
+    shares = [1.0]  # of the first weights and of each step's, in the average
+    for t in range(215):
+        with torch.no_grad():
+            parameter.copy_(torch.tensor([float(t), 1.0]))
+        average.update()
+        d = min(decay, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * parameter.detach()
+        shares = [d * share for share in shares] + [1 - d]
+    assert torch.allclose(average.means[0], expected)
+    assert shares[0] < 1e-9 and decay**215 > 0.8
+    # Its weights' mean age is a tenth of the run.
+    assert sum(share * (215 - t) for t, share in enumerate(shares)) == pytest.approx(21.5, rel=0.1)
+    # In a long run it is what the decay says.
+    average.steps = 100_000
+    before = average.means[0].clone()
+    average.update()
+    assert torch.allclose(average.means[0], decay * before + (1 - decay) * parameter.detach())
+
+
+def test_within_the_average_the_parameters_have_its_values_and_then_their_own():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    average = RunningAverage([parameter], 0.5)
+    with torch.no_grad():
+        parameter.fill_(3.0)
+    with pytest.raises(KeyError), average.in_place():
+        assert parameter.tolist() == [1, 1]
+        raise KeyError
+    assert parameter.tolist() == [3, 3]
+
+
+def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
+    def last(decay):
+        trainer = Trainer(dataclasses.replace(RECIPE, epochs=2, average=decay), data(), tmp_path / str(decay))
+        trainer.run(progress=False)
+        return trainer.history[-1]
+
+    plain, averaged = last(0.0), last(0.999)
+    assert averaged["accuracy"] > plain["accuracy"] - 0.1 > 0.5
+
+
 # --- runs
 
 
@@ -106,6 +170,7 @@ def test_projected_gradient_is_that_of_the_normalised_weights():
         {"optimizer": "adam", "constraint": "none", "rate": 5e-3},
         {"constraint": "none", "rate": 0.02},
         {"loss": "standard", "activation": "relu", "precision": "bfloat16"},
+        {"precision": "auto"},
     ],
     ids=str,
 )
@@ -118,7 +183,7 @@ def test_training_learns_and_certifies(tmp_path, change):
     assert vra > 0.3 if recipe.loss != "standard" else vra < 0.8
     held = recipe.constraint == "sphere"
     assert (trainer.net.training_bound.converge() == pytest.approx(1, abs=0.01)) == held
-    result = results.write(trainer, data().test)
+    result = results.write(trainer.finished(), data().test, tmp_path)
     assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
 
 
@@ -209,8 +274,28 @@ def test_the_time_limit_leaves_a_checkpoint(tmp_path, monkeypatch):
     assert next(ticks) <= 12
     resumed = Trainer(RECIPE, data(), tmp_path)
     assert len(resumed.history) in (1, 2)
-    with pytest.raises(ValueError, match=r"1 s are too few for one epoch, which took up to [\d.]+ s"):
-        resumed.run(max_seconds=1, progress=False)
+    with pytest.raises(TooLittleTime, match=r"1e-09 s are too few for one epoch, which took up to [\d.]+ s"):
+        resumed.run(max_seconds=1e-9, progress=False)
+    # Nothing was done in time: a retry for ever would get no further.
+    with pytest.raises(TooLittleTime, match=r"1e-09 s are too few for one epoch: allow more"):
+        Trainer(RECIPE, data(), tmp_path / "new").run(max_seconds=1e-9, progress=False)
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="max_seconds must be greater than 0"):
+            resumed.run(max_seconds=limit, progress=False)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
+    """What is measured may change with the machine's load; a run's arithmetic does not."""
+    monkeypatch.setattr(trainer_module, "choose", lambda *_: Arithmetic("bfloat16", "float32"))
+    recipe = dataclasses.replace(RECIPE, precision="auto", epochs=2)
+    begun = Trainer(recipe, data(), tmp_path)
+    begun.run(progress=False)
+    monkeypatch.setattr(trainer_module, "choose", lambda *_: Arithmetic("float32", "bfloat16"))
+    resumed = Trainer(recipe, data(), tmp_path)
+    assert resumed.step.arithmetic == Arithmetic("bfloat16", "float32") == begun.step.arithmetic
+    assert Trainer(recipe, data(), tmp_path / "new").step.arithmetic == Arithmetic("float32", "bfloat16")
+    result = results.write(resumed.finished(), data().test, tmp_path)
+    assert result["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "float32"}
 
 
 KILLED = """
@@ -248,7 +333,9 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
     with torch.no_grad():
         trainer.net.head.weight.fill_(float("inf"))
     # Before the first epoch has ended nothing has been kept.
-    with pytest.raises(ValueError, match=r"not finite at step 0 of epoch 0: try --rate 0\.\d+, and another --output.* run$"):
+    with pytest.raises(
+        ValueError, match=r"not finite at step 0 of epoch 0: try a smaller rate than 0\.05 or head_rate than .* run$"
+    ):
         trainer.run(progress=False)
     trainer.net.load_state_dict(good)
     trainer._save()
@@ -285,8 +372,8 @@ distributed.stop()
             {"constraint": "none", "optimizer": "adam", "rate": 5e-3, "batch_size": 299, "augmentation": "digits"},
             1e-5,
         ),
-        # Muon orthogonalises in bfloat16, which makes more of the last bits of a sum.
-        ({"optimizer": "muon", "rate": 0.02}, 5e-3),
+        # Muon makes more of the last bits of a sum: it evens out all directions of the gradient, the small ones too.
+        ({"optimizer": "muon", "rate": 0.02}, 2e-3),
     ],
     ids=["adam", "muon"],
 )
@@ -315,7 +402,7 @@ def test_out_of_memory_says_which_batch_fits(tmp_path):
             raise torch.OutOfMemoryError("out of memory")
 
     trainer.net.network[0].register_forward_pre_hook(small)
-    with pytest.raises(MemoryError, match="at a batch of 100; a batch of 25 fits: --batch-size 25"):
+    with pytest.raises(MemoryError, match="at a batch_size of 100; a batch_size of 25 fits, in another folder"):
         trainer.run(progress=False)
 
 
@@ -373,6 +460,58 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
             checkpoint.load(path, {"rate": 1, "seed": 0})
 
 
+@pytest.mark.parametrize("state", [[], {}, {"run": 3}, {"run": None, "net": {}}], ids=str)
+def test_what_has_a_digest_and_is_no_checkpoint_of_ours_is_refused(tmp_path, state):
+    trainer = Trainer(RECIPE, data(), tmp_path)
+    if isinstance(state, dict) and "net" in state:
+        state["run"] = trainer._identity()
+    checkpoint.save(trainer.checkpoint_path, state)
+    with pytest.raises(checkpoint.CheckpointError, match="delete it to train from the start"):
+        Trainer(RECIPE, data(), tmp_path)
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    seen = []
+
+    def second(*_):
+        if not seen:
+            seen.append(0)
+            with pytest.raises(BlockingIOError, match="another process is training in"):
+                train(RECIPE, tmp_path)
+            seen.append(1)
+
+    train(RECIPE, tmp_path, on_epoch=second)
+    assert seen == [0, 1]
+    files = ["certificates.csv", "history.csv", "model.safetensors", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert train(RECIPE, tmp_path) == results.read(tmp_path / "result.json")
+    with pytest.raises(OtherRun, match="results of another run"):
+        train(RECIPE, tmp_path, seed=1)
+
+
+def test_an_installed_package_records_no_commit_of_the_repository_around_it(monkeypatch):
+    assert results._commit()
+    monkeypatch.setattr(results, "checkout", lambda: None)
+    assert results._commit() is None
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "load", None)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        train(RECIPE, tmp_path / "file" / "run")
+
+
+def test_initial_weights_that_are_not_finite(tmp_path):
+    trainer = Trainer(RECIPE, data(), tmp_path)
+    with torch.no_grad():
+        trainer.net.head.bias[0] = torch.nan
+    serialization.save(trainer.net, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match=r"nan\.safetensors holds weights that are NaN or infinite"):
+        Trainer(dataclasses.replace(RECIPE, initial="digits"), data(), tmp_path / "x", weights=tmp_path / "nan.safetensors")
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"run": {}, "x": torch.tensor(1)})
@@ -390,13 +529,40 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- results
 
 
+def test_results_of_every_format_are_read(tmp_path):
+    """Format 1 said what the recipe had the network computed in; now that is recorded, and the recipe leaves the choice."""
+    old = json.loads((results.STORED / "mnist-1.58-first" / "seed-0" / "result.json").read_text())
+    assert "format" not in old and "clean_weight" not in old["settings"]
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(old))
+    new = results.read(path)
+    assert new["format"] == results.FORMAT and new["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "bfloat16"}
+    assert Recipe(**new["settings"]) == recipes.find("mnist-1.58-first")
+    kept = {key: value for key, value in old.items() if key != "settings"}
+    assert {key: new[key] for key in kept} == kept
+    path.write_text(json.dumps(new))
+    assert results.read(path) == new
+    for wrong in ({**new, "format": results.FORMAT + 1}, {}, [], {"format": None}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"result\.json is damaged or no result of a run"):
+            results.read(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        results.read(path)
+
+
 def test_results_can_be_checked_without_training(tmp_path):
     trainer = Trainer(RECIPE, data(), tmp_path)
     trainer.run(progress=False)
     test = data().test
-    result = results.write(trainer, test)
+    result = results.write(trainer.finished(), test, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
-    assert stored == result and stored["settings"] == dataclasses.asdict(RECIPE)
+    assert stored == result == results.read(tmp_path / "result.json") and stored["settings"] == dataclasses.asdict(RECIPE)
+    assert stored["guarantee"] == "exact" and stored["arithmetic"] == {"network": "float32", "orthogonalisation": "float32"}
+    weights_file = (tmp_path / "model.safetensors").read_bytes()
+    assert stored["weights_sha256"] == hashlib.sha256(weights_file).hexdigest()
+    labels = b"".join(struct.pack("<q", label) for label in test.y.tolist())
+    assert stored["data_sha256"] == hashlib.sha256(bytes(test.x.flatten().tolist()) + labels).hexdigest()
     with (tmp_path / "certificates.csv").open() as file:
         rows = list(csv.DictReader(file))
     right = [row["label"] == row["prediction"] for row in rows]
@@ -407,6 +573,13 @@ def test_results_can_be_checked_without_training(tmp_path):
     serialization.load(net, tmp_path / "model.safetensors")
     radius = net.certify(test.x.float() / 255).radius
     assert radius.tolist() == pytest.approx([float(row["radius"]) for row in rows], rel=1e-4, abs=1e-6)
+    shape, norms = (1, 8, 8), {}
+    for name, layer in net.network.named_children():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer is not net.head:
+            norms[name] = torch.linalg.matrix_norm(linear_operator(layer, shape).matrix(), ord=2).item()
+        shape = tuple(layer(torch.zeros(1, *shape)).shape[1:])
+    assert stored["layer_norms"] == pytest.approx(norms, rel=1e-3) and set(norms) == {"0", "2", "5"}
+    assert all(stored["layer_norms"][name] >= norm * (1 - 1e-6) for name, norm in norms.items())
     best = max(row["vra"] for row in trainer.history)
     assert result["validation_vra"] == best
     with (tmp_path / "history.csv").open() as file:
@@ -424,7 +597,7 @@ def test_recipes():
         recipes.find("mnist")
     with pytest.raises(ValueError, match="loss must be one of"):
         dataclasses.replace(RECIPE, loss="hinge")
-    with pytest.raises(ValueError, match="loss_weight must be finite"):
+    with pytest.raises(ValueError, match="at most 1 where it is the q"):
         dataclasses.replace(RECIPE, loss="generalised", loss_weight=1.5)
     with pytest.raises(ValueError, match="clean_weight must be finite"):
         dataclasses.replace(RECIPE, clean_weight=-0.1)
@@ -441,6 +614,8 @@ def test_help_says_what_each_field_means(capsys):
     for field in dataclasses.fields(Recipe)[1:]:
         assert f"--{field.name.replace('_', '-')} " in text
     assert "Images a step, over all processes together." in text and "{cosine,exponential}" in text
+    assert all(f" {name} {recipes.summary(name)}" in text for name in recipes.RECIPES)
+    assert "settings of the recipe: loss" in text and "exit codes: 0 the run is finished" in text
     with pytest.raises(SystemExit):
         main(["--recipe", "mnist-0.3", "--loss", "hinge"])
     assert "invalid choice: 'hinge'" in capsys.readouterr().err
@@ -450,31 +625,86 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
     assert main(["--recipe", "nothing"]) == 1
     assert "there are: mnist-0.3" in capsys.readouterr().err
     assert main(["--recipe", "mnist-0.3", "--epochs", "1"]) == 1
-    assert "--output" in capsys.readouterr().err
+    assert "another run: say in which folder its results belong (--output)" in capsys.readouterr().err
     (tmp_path / "result.json").write_text("{}")
     assert main(["--recipe", "mnist-0.3", "--output", str(tmp_path)]) == 1
-    assert "finished run" in capsys.readouterr().err
+    assert "damaged or no result of a run" in capsys.readouterr().err
+    assert main(["--recipe", "mnist-0.3", "--epsilon", "0.5", "--output", str(tmp_path)]) == 1
+    assert "train_epsilon is 0.45, less than the epsilon of 0.5" in capsys.readouterr().err
+    for wrong in (["--max-seconds", "0"], ["--max-seconds", "nan"], ["--seed", "-1"], ["--seed", str(2**45)]):
+        with pytest.raises(SystemExit):
+            main(["--recipe", "mnist-0.3", *wrong])
+        assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
+    for wrong in (["--rate", "1e300"], ["--rate", "inf"], ["--head-rate", "nan"], ["--epsilon", "1e9", "--train-epsilon", "1e9"]):
+        assert main(["--recipe", "mnist-0.3", *wrong, "--output", str(tmp_path)]) == 1
+        assert "must be greater than 0 and at most 1e+06" in capsys.readouterr().err
 
 
-# Without the average, which would be mostly of the first weights after so short a run.
-ONE_EPOCH = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "1", "--average", "0"]
+@pytest.mark.parametrize("network", ["|", "c4k4s0 | 16", "c0k3 | 16", "c4k4s2 | 0", "c\u00b2k3 | 16", "c4k4s2 16", "c3k3 | 16"])
+def test_networks_that_cannot_be_trained_are_an_error_in_a_line(network, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    assert main(["--recipe", "mnist-0.3", "--network", network, "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_devices_that_are_not_there_are_an_error_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    for device in ("meta", "nonsense", "vulkan"):
+        assert main(["--recipe", "mnist-0.3", "--device", device, "--output", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: device '{device}' is not there (") and error.count("\n") == 1
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "gloro_lite.train", "--recipe", "mnist-0.3", "--show"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1 and done.stderr == ""
+
+
+def test_show_prints_the_settings_that_a_run_would_have(capsys):
+    assert main(["--recipe", "mnist-0.3", "--epochs", "3", "--show"]) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert Recipe(**settings) == dataclasses.replace(recipes.find("mnist-0.3"), epochs=3)
+
+
+SHORT = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "2"]
 
 
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_on_mnist(tmp_path, capsys):
-    arguments = [*ONE_EPOCH, "--output", str(tmp_path)]
-    assert main([*arguments, "--max-seconds", "-1"]) == 3
-    assert "goes on from there" in capsys.readouterr().out
+    arguments = [*SHORT, "--output", str(tmp_path)]
+    left = tmp_path / f"checkpoint.pt.{'0' * 8}.part"  # of a run that was killed
+    left.write_bytes(b"half")
+    assert main([*arguments, "--max-seconds", "0.1"]) == 3
+    out = capsys.readouterr().out
+    assert f"mnist-0.3, seed 0, on {'cuda' if torch.cuda.is_available() else 'cpu'}: " in out and f"into {tmp_path}" in out
+    assert "stopped at the time limit after 1 of 2 epochs; the same command goes on from there" in out
+    assert max(map(len, out.splitlines())) < 200 and "epoch 1 of 2: loss " in out
     assert main(arguments) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
+    out = capsys.readouterr().out
+    assert "going on after epoch 1 of 2" in out and f"results are in {tmp_path}" in out
+    result = results.read(tmp_path / "result.json")
     assert result["test_accuracy"] > 0.85 and result["test_vra"] > 0.6
-    assert not (tmp_path / "checkpoint.pt").exists()
+    files = ["certificates.csv", "history.csv", "model.safetensors", "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    # A job that is queued again has nothing left to do, and has not failed.
+    before = (tmp_path / "result.json").read_bytes()
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert "this run is finished" in again and again.splitlines()[-1] == out.splitlines()[-1]
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert main([*arguments, "--rate", "0.02"]) == 1
+    assert "holds the results of another run: give another folder (--output)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_under_torchrun_on_mnist(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gloro_lite.train"]
-    run = [*ONE_EPOCH, "--output", str(tmp_path), "--no-compile"]
+    run = [*SHORT, "--output", str(tmp_path), "--no-compile"]
 
     def call(*more):
         return subprocess.run(
@@ -484,7 +714,7 @@ def test_the_command_under_torchrun_on_mnist(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    stopped = call("--max-seconds", "-1")
+    stopped = call("--max-seconds", "0.1")
     assert stopped.returncode == 0 and "goes on from there" in stopped.stdout, stopped.stderr
     assert not (tmp_path / "result.json").exists()
     done = call()
@@ -506,12 +736,22 @@ def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
     assert after["validation_vra"] > before["validation_vra"] + 0.005
 
 
+def test_stored_ablations_are_of_today_s_variants():
+    report = ablations.read(ablations.TARGET)
+    assert Recipe(**report["base"]) == ablations.BASE
+    rows = {(row["variant"], row["seed"]): row for row in report["runs"]}
+    assert set(rows) == {(variant, seed) for variant in ablations.VARIANTS for seed in ablations.SEEDS}
+    arithmetic = {variant: row["arithmetic"]["network"] for (variant, _), row in rows.items()}
+    assert arithmetic["base"] == "bfloat16" and arithmetic["precision: float32"] == "float32"
+    assert report["heads"]["settings"] == ablations.HEADS
+
+
 @pytest.mark.parametrize(
     "path", sorted(results.STORED.glob("*/seed-*/result.json")), ids=lambda path: "/".join(path.parts[-3:-1])
 )
 def test_stored_results_hold_together(path):
     """What is committed: the figures follow from the certificates, and the weights prove the bound that they were made with."""
-    result = json.loads(path.read_text())
+    result = results.read(path)
     recipe = Recipe(**result["settings"])
     assert recipe == recipes.find(path.parts[-3]), "made by another recipe than the one of that name"
     with (path.parent / "certificates.csv").open() as file:

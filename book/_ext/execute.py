@@ -2,14 +2,16 @@
 
 With `-p NAME VALUE` it runs one chapter as plain papermill would, but refuses a parameter that the chapter does not have.
 
-Each executed twin goes to _build/notebooks/. A twin is kept until the notebook, the package or the data that it may read
-changes; it carries a key of all three, which the book's build and the tests check too.
+Each executed twin goes to _build/notebooks/. It carries the state of everything that its run read in the repository: the
+notebook, the modules that it imported, data files, folders that it listed, files that it found missing. While all of that is
+as it was, the twin is kept; the book's build and the tests look at the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -38,40 +40,109 @@ def notebooks() -> list[Path]:
     return [page for page in pages if page.is_file()]
 
 
-def key(notebook: Path) -> str:
-    """A digest of everything that the notebook's results depend on and that lies in the repository."""
-    digest = hashlib.sha256()
-    sources = [
-        *sorted((ROOT / "gloro_lite").rglob("*.py")),
-        *sorted((ROOT / "gloro_lite").rglob("*.js")),
-        *sorted((ROOT / "gloro_lite").rglob("*.css")),
-    ]
-    data = [
-        p
-        for p in sorted((ROOT / "data").rglob("*"))
-        if p.is_file()
-        and "root" not in p.relative_to(ROOT / "data").parts
-        and p.name != "checkpoint.pt"  # of a run that goes on meanwhile
-    ]
-    for path in (notebook, ROOT / "requirements.lock", *sources, *data):
-        digest.update(
-            f"{path.relative_to(ROOT)}\0".encode()
-            + hashlib.sha256(path.read_bytes()).digest()
-        )
-    return digest.hexdigest()
-
-
 def twin(notebook: Path) -> Path:
     """Where the executed twin of a notebook lies."""
     return TWINS / notebook.name
 
 
 def is_current(notebook: Path) -> bool:
-    """Whether the twin is there and was made from what the repository holds now."""
-    path = twin(notebook)
-    return path.is_file() and nbformat.read(path, 4).metadata.get("gloro", {}).get(
-        "key"
-    ) == key(notebook)
+    """Whether the twin is there and all that its run read is as it was."""
+    try:
+        inputs = nbformat.read(twin(notebook), 4).metadata["gloro"]["inputs"]
+        files = Files()
+        return all(
+            state == _state(name, notebook, files) for name, state in inputs.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # no twin, half of one, or one of an older runner
+
+
+def images_root() -> Path:
+    """Where the package looks for benchmark images."""
+    return Path(os.environ.get("GLORO_DATA") or ROOT / "data" / "root")
+
+
+_READ = ("gloro_lite", "data", "book")
+_LISTED = ("data", "book")  # where a file that appears is news
+_PASSING = re.compile(
+    r"(^|/)(\..*|__pycache__|_build|checkpoint\.pt|.*\.part|.*\.egg-info)(/|$)"
+)
+
+
+class Files:
+    """The states of the repository's files, each looked at once: a digest, "folder" or "missing"."""
+
+    def __init__(self):
+        self._states: dict[str, str] = {}
+
+    @classmethod
+    def all(cls) -> Files:
+        """With everything looked at that a notebook is likely to read."""
+        files = cls()
+        for folder in _READ:
+            for path in (ROOT / folder, *(ROOT / folder).rglob("*")):
+                name = path.relative_to(ROOT).as_posix()
+                if _is_input(name):
+                    files.state(name)
+                    if path.is_dir():
+                        files.state(name + "/")
+        return files
+
+    def state(self, name: str) -> str:
+        """Of a path in the repository; with a slash at its end, of the names in that folder."""
+        if name not in self._states:
+            self._states[name] = self._look(name)
+        return self._states[name]
+
+    @staticmethod
+    def _look(name: str) -> str:
+        path = ROOT / name
+        if name.endswith("/"):
+            names = os.listdir(path) if path.is_dir() else []
+            names = sorted(n for n in names if _is_input(name + n))
+            return _digest("\0".join(names).encode())
+        if path.is_file():
+            return _digest(path.read_bytes())
+        return "folder" if path.is_dir() else "missing"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_input(name: str) -> bool:
+    return not _PASSING.search(name) and not f"{name}/".startswith(
+        ("data/root/", "book/_ext/")
+    )
+
+
+def _state(name: str, notebook: Path, files: Files) -> str:
+    """Of an input by its name: "notebook", "images: MNIST/raw", or a path in the repository."""
+    if name == "notebook":
+        return _digest(notebook.read_bytes())
+    kind, _, rest = name.partition("images: ")
+    if not kind and rest:
+        # Whether they are there: the package knows the digests of what they must be.
+        return "there" if (images_root() / rest).exists() else "missing"
+    return files.state(name)
+
+
+def _names(seen: list[tuple[str, str]]) -> list[str]:
+    """The inputs that a kernel has reported, by their names."""
+    names = {"notebook": None, "requirements.lock": None}
+    images = images_root().absolute()
+    for kind, path in ((kind, Path(path)) for kind, path in seen):
+        if path.is_relative_to(images):
+            names[f"images: {path.relative_to(images).as_posix()}"] = None
+        elif path.is_relative_to(ROOT) and path != ROOT:
+            name = path.relative_to(ROOT).as_posix()
+            if not _is_input(name):
+                continue
+            if kind == "read":
+                names[name] = None
+            elif name.split("/")[0] in _LISTED:
+                names[name + "/"] = None
+    return list(names)
 
 
 def canonical(nb: nbformat.NotebookNode) -> None:
@@ -84,6 +155,12 @@ def canonical(nb: nbformat.NotebookNode) -> None:
     for number, cell in enumerate(clean.cells):
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if cell.get("execution_count"):
+            # The first of all was the runner's own.
+            cell.execution_count -= 1
+            for output in cell.outputs:
+                if output.get("execution_count"):
+                    output.execution_count -= 1
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = f"injected-{number}"
             cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
@@ -110,9 +187,10 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_suffix(".part.ipynb")
+    files, source = Files.all(), notebook.read_bytes()
     try:
         papermill.execute_notebook(
-            str(notebook),
+            _recorded(nbformat.reads(source.decode(), 4)),
             str(part),
             parameters=parameters,
             cwd=str(ROOT),
@@ -121,21 +199,73 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             # A chapter that is given parameters may have been asked to train for hours.
             execution_timeout=None if parameters else CELL_SECONDS,
         )
+        nb = nbformat.read(part, 4)
+        _check_finished(nb, notebook)
+        seen = json.loads(nb.cells.pop().outputs[0].text)
+        nb.cells.pop(0)
+        canonical(nb)
+        if not parameters:
+            states = {name: _state(name, notebook, files) for name in _names(seen)}
+            states["notebook"] = _digest(source)
+            now = Files()
+            for name, state in states.items():
+                if state != _state(name, notebook, now):
+                    raise NotebookError(
+                        f"{notebook.name}: {name} was changed while it ran; run it again"
+                    )
+            nb.metadata["gloro"] = {"inputs": states}
+        nbformat.write(nb, part)
+        os.replace(part, output)
+    except NotebookError:
+        raise
     except Exception as error:
         raise NotebookError(f"{notebook.name}: {error}") from error
-    nb = nbformat.read(part, 4)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _recorded(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook between two cells of ours: one that begins to note what is read, and one that prints it."""
+    recording = Path(__file__).with_name("recording.py")
+    before = f"""\
+def _():
+    import importlib.util, sys
+    spec = importlib.util.spec_from_file_location("gloro_recording", {str(recording)!r})
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.start({str(ROOT)!r}, {str(images_root())!r})
+_()
+del _"""
+    after = 'print(__import__("sys").modules["gloro_recording"].report())'
+    nb.cells = [
+        nbformat.v4.new_code_cell(before),
+        *nb.cells,
+        nbformat.v4.new_code_cell(after),
+    ]
+    return nb
+
+
+def _check_finished(nb: nbformat.NotebookNode, notebook: Path) -> None:
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         status = cell.metadata.get("papermill", {}).get("status")
         if cell.execution_count is None or status != "completed":
             raise NotebookError(
-                f"{notebook.name} stopped early: code cell {number} did not run to its end ({status})"
+                f"{notebook.name} stopped early: code cell {number - 1} did not run to its end ({status})"
             )
-    canonical(nb)
-    nb.metadata["gloro"] = {"key": key(notebook)}
-    nbformat.write(nb, part)
-    os.replace(part, output)
+
+
+def parameter(text: str) -> bool | int | float | str | None:
+    """The value that `papermill -p` makes of a word."""
+    if text in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def main() -> int:
@@ -161,21 +291,18 @@ def main() -> int:
         help="how many to run at once",
     )
     arguments = parser.parse_args()
-    wanted = [
-        path
-        for path in notebooks()
-        if not arguments.names or path.stem in arguments.names
-    ]
-    missing = set(arguments.names) - {path.stem for path in wanted}
+    names = {Path(name).stem for name in arguments.names}  # files and paths too
+    wanted = [path for path in notebooks() if not names or path.stem in names]
+    missing = names - {path.stem for path in wanted}
     if missing:
         parser.error(
             f"no such chapter: {', '.join(sorted(missing))}; there are {', '.join(p.stem for p in notebooks())}"
         )
     if arguments.parameters:
-        if len(arguments.names) != 1:
+        if len(names) != 1:
             parser.error("-p needs the name of one chapter")
         output = Path.cwd() / f"{wanted[0].stem}.out.ipynb"
-        values = {name: yaml.safe_load(value) for name, value in arguments.parameters}
+        values = {name: parameter(value) for name, value in arguments.parameters}
         try:
             execute(wanted[0], output, values)
         except NotebookError as error:
@@ -200,8 +327,16 @@ def main() -> int:
             failures.append(path.name)
             print(error, file=sys.stderr, flush=True)
 
-    with ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
+    pool = ThreadPoolExecutor(max(1, arguments.jobs))
+    try:
         list(pool.map(run, due))
+    except KeyboardInterrupt:
+        print("interrupted; what has run is kept", file=sys.stderr, flush=True)
+        for path in due:
+            twin(path).with_suffix(".part.ipynb").unlink(missing_ok=True)
+        os._exit(
+            130
+        )  # not after the chapters that still run: their kernels end when this process has
     if failures:
         print(f"failed: {', '.join(failures)}", file=sys.stderr)
     return 1 if failures else 0

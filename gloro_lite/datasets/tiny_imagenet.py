@@ -23,6 +23,9 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 """Of the zip, as published."""
 
+BY_HAND = f"put {URL} (MD5 {MD5}), or the folder that it unpacks to, into the data root"
+"""For those whose download fails."""
+
 FOLDER = "tiny-imagenet-200"
 SHA256 = "cc584e9cdf7d430604659b40ac4289d96ee22874cfedd19267d8fef82f23e5f7"
 """Of the unpacked files, by `_Files.digest`; of those that the project's results are of, since the publisher gives none."""
@@ -76,7 +79,7 @@ def read(
     archive, folder = root / URL.rpartition("/")[2], root / FOLDER
     utils = torchvision_datasets().utils
     if download and not folder.is_dir() and not utils.check_integrity(archive, MD5):
-        fetch("Tiny-ImageNet", root, lambda: utils.download_url(URL, root, md5=MD5))
+        fetch("Tiny-ImageNet", root, lambda: utils.download_url(URL, root, md5=MD5), BY_HAND)
     if archive.exists():
         check_md5(archive, MD5)
         # Read in place: unpacking would only add 120,000 small files.
@@ -85,8 +88,8 @@ def read(
             return _decode(_Files(archive, names, lambda name: opened.read(f"{FOLDER}/{name}")), order, classes, test)
     if not folder.is_dir():
         raise DataError(
-            f"neither {archive.name} nor {FOLDER} is in {root}: set GLORO_DATA to the data root that holds one of them, or allow "
-            f"the download"
+            f"neither {archive.name} nor {FOLDER} is in {root}: give the data root that holds one of them, by --data or "
+            f"GLORO_DATA; or allow the download; or {BY_HAND}"
         )
     paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     names = {path.relative_to(folder).as_posix() for path in paths}

@@ -24,6 +24,7 @@ from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name
+from gloro_lite.precision import exact_float32
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED, machine, run_folder
 from gloro_lite.train.trainer import Trainer
@@ -34,16 +35,15 @@ EPOCHS = 10
 FIRST = find("mnist-1.58-first")
 
 BASE = Recipe(
-    "base",
-    "mnist",
-    "2C2F",
-    1.58,
-    1.75,
+    name="base",
+    dataset="mnist",
+    network="2C2F",
+    epsilon=1.58,
+    train_epsilon=1.75,
     loss="generalised",
     loss_weight=0.8,
     loss_weight_growth=0.999,
     epochs=EPOCHS,
-    precision="bfloat16",
 )
 """What we began with."""
 
@@ -86,6 +86,7 @@ def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
     last = trainer.history[-1]
     return {
         "seed": seed,
+        "arithmetic": trainer.step.arithmetic._asdict(),
         "validation_accuracy": last["accuracy"],
         "validation_vra": last["vra"],
         "lipschitz_estimate": last["lipschitz"],
@@ -142,20 +143,38 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
     return rows
 
 
+FORMAT = 2
+"""Of `data/ablations.json`. `read` knows the one before it."""
+
+
+def read(path: Path) -> dict:
+    """What `main` has written, as it would write it today; rows whose variant has been changed since are left out."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("format", 1) == 1:
+        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone. A field that
+        # has been added since had its default.
+        for row in report["runs"]:
+            network = row["changes"].get("precision", report["base"]["precision"])
+            row["arithmetic"] = {"network": network, "orthogonalisation": "bfloat16"}
+        base = dataclasses.asdict(dataclasses.replace(Recipe(**report["base"]), precision="auto"))
+        report = {**report, "format": FORMAT, "base": base}
+    report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
+    return report
+
+
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m gloro_lite.train.ablations", description=__doc__.splitlines()[0])
-    p.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    p.add_argument("--data", metavar="DIR", help=f"folder of the benchmark images (default: {benchmarks.data_root()})")
     options = p.parse_args()
-    data = benchmarks.load(BASE.dataset, options.data)
-    base = dataclasses.asdict(BASE)
-    report = json.loads(TARGET.read_text()) if TARGET.exists() else {"base": base, "runs": []}
-    # A field that has been added since has its default there.
-    if Recipe(**report["base"]) != BASE:
+    exact_float32()
+    try:
+        data = benchmarks.load(BASE.dataset, options.data)
+    except benchmarks.DataError as error:
+        raise SystemExit(f"error: {error}") from None
+    report = read(TARGET) if TARGET.exists() else {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
+    if report["base"] != dataclasses.asdict(BASE):
         raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
-    report["base"] = base
     here = machine(torch.device("cpu"))
-    # What has been changed since is measured anew.
-    report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
     for seed in SEEDS:
         for variant, changes in VARIANTS.items():
@@ -169,6 +188,7 @@ def main() -> None:
         print("the last layer, by each loss", flush=True)
         report["heads"] = {"settings": HEADS, **here, "runs": heads(data)}
         _write(report)
+    print(f"{TARGET} holds all {len(report['runs'])} runs; delete it to measure them anew")
 
 
 def _write(report: dict) -> None:

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
+from gloro_lite.precision import exact_float32
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED, machine
-from gloro_lite.train.trainer import Trainer
+from gloro_lite.train.trainer import Trainer, pixels
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
@@ -73,7 +74,7 @@ def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
 def _step(trainer: Trainer) -> Callable[[], None]:
     trainer.start_epoch()
     # As an epoch does it, from the bytes on; half-way through training.
-    return lambda: trainer.step(trainer._pixels(trainer.train.x), trainer.train.y, 0.5)
+    return lambda: trainer.step(pixels(trainer.train.x), trainer.train.y, 0.5)
 
 
 def _seconds(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
@@ -140,7 +141,7 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
     seconds |= _seconds({"forward": forward, "certify": lambda: net.certify(images)}, rounds, device)
     peaks = {"standard_step": _memory(standard, device, compiled), "gloro_step": _memory(adam, device, compiled)}
     return {
-        "compiled": gloro.compiled,
+        "compiled": gloro.step.compiled,
         "seconds": seconds,
         "peak_bytes": peaks,
         "gloro_over_standard": seconds["gloro_step"] / seconds["standard_step"],
@@ -157,12 +158,13 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args()
+    exact_float32()
     report = machine(torch.device(options.device)) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
     folder = STORED.parent / "benchmarks"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + ".json")
     write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
     print(f"written to {path}")

@@ -29,9 +29,13 @@ def load(path: Path, run: dict) -> dict:
     digest, payload = data[:32], data[32:]
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(f"{path} is damaged: delete it to train from the start")
-    state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-    if state["run"] != run:
-        different = sorted(key for key in run.keys() | state["run"].keys() if run.get(key) != state["run"].get(key))
+    try:
+        state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+        found = state["run"]
+        different = sorted(key for key in run.keys() | found.keys() if run.get(key) != found.get(key))
+    except Exception as error:  # a file with a digest that is not ours: pickle's and torch's errors are many
+        raise CheckpointError(f"{path} is no checkpoint ({error!r:.200}): delete it to train from the start") from error
+    if different:
         raise CheckpointError(
             f"{path} is of another run (it differs in {', '.join(different)}): delete it or give another folder"
         )

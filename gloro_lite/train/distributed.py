@@ -90,5 +90,4 @@ def wrap(module: torch.nn.Module) -> torch.nn.Module:
     """The module with its gradients averaged over the processes."""
     if not _together():
         return module
-    # Its only buffers are iterates of the power iteration, which the trainer keeps equal itself.
-    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    return torch.nn.parallel.DistributedDataParallel(module)

@@ -30,3 +30,9 @@ def reset_peak(device: torch.device) -> None:
     else:
         with contextlib.suppress(OSError):
             (_PROCESS / "clear_refs").write_text("5")
+
+
+def is_exhausted(error: RuntimeError) -> bool:
+    """Whether an error says that there is no memory left."""
+    # On a CPU it is a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

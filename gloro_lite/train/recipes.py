@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
+from gloro_lite import losses
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
-from gloro_lite.losses import LOSSES
 from gloro_lite.networks import ACTIVATIONS, INITIALISATIONS
 from gloro_lite.train.augment import AUGMENTATIONS
 
 OPTIMIZERS = ("muon", "adam")
 SCHEDULES = ("cosine", "exponential")
 CONSTRAINTS = ("sphere", "none")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 CHOICES = {
     "activation": ACTIVATIONS,
     "initialisation": INITIALISATIONS,
-    "loss": LOSSES,
+    "loss": tuple(losses.LOSSES),
     "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -27,64 +26,75 @@ CHOICES = {
 }
 """What the fields of a recipe that name something may be."""
 
+_LARGEST = 1e6
 
-@dataclass(frozen=True)
+
+def _setting(group: str, meaning: str, default=dataclasses.MISSING):
+    """A field of `Recipe`, with what the command line says of it."""
+    return dataclasses.field(default=default, metadata={"group": group, "meaning": meaning})
+
+
+_TASK, _NETWORK, _LOSS, _STEP, _SCHEDULE, _RUN = "task", "network", "loss", "steps", "schedules", "run"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides a run, but for its seed. Epsilons are l2 radii in pixel units of images in [0, 1]."""
+    """All that decides a run, but for its seed. Epsilons are l2 radii in pixel units of images in [0, 1].
+
+    What each field means is in its metadata, and in `python -m gloro_lite.train --help`. Raises ValueError for values that make
+    no sense.
+    """
 
     name: str
-    dataset: str
-    """A name that `gloro_lite.datasets.benchmarks.load` knows."""
-    network: str
-    """A key of `gloro_lite.networks.NETWORKS`, or the same notation."""
-    epsilon: float
-    """What certified accuracy is reported at."""
-    train_epsilon: float
-    """What training ends with; a little more than epsilon."""
-    activation: str = "minmax"
-    """A key of `gloro_lite.networks.ACTIVATIONS`."""
-    initialisation: str = "orthogonal"
-    """One of `gloro_lite.networks.INITIALISATIONS`."""
-    initial: str = ""
-    """Another recipe, whose stored run of the same seed gives the weights to start from; empty to draw them."""
-    loss: str = "cross_entropy"
-    """One of `gloro_lite.losses.LOSSES`; "standard" trains without bottom."""
-    loss_weight: float = 1.0
-    """lambda of "trades", q of "generalised"."""
-    loss_weight_growth: float = 0.0
-    """Fraction of training over which that weight grows linearly from 0."""
-    clean_weight: float = 0.0
-    """Weight of the cross-entropy of the logits without bottom, which is added; it counts inputs that cannot be certified."""
-    constraint: str = "sphere"
-    """"sphere" holds each linear layer of the body at norm 1 (`SpectralSphere`), "none" leaves them free."""
-    optimizer: str = "muon"
-    """With "muon" the body's weights move by Muon and the rest by Adam; with "adam" everything by Adam."""
-    rate: float = 0.01
-    """Peak learning rate of the optimizer of the body's weights."""
-    head_rate: float = 2e-3
-    """Peak learning rate of Adam beside Muon, for biases and the last layer."""
-    schedule: str = "cosine"
-    """With "cosine" the rate warms up and falls to 0; with "exponential" it holds for one half and falls to `rate_end`."""
-    warmup: float = 0.1
-    """Fraction of training over which the rate of "cosine" rises."""
-    rate_end: float = 1e-6
-    """What the rate of "exponential" ends with."""
-    epsilon_start: float = 0.1
-    """The training epsilon at the start, as a fraction of its end; it grows geometrically."""
-    epsilon_growth: float = 0.3
-    """Fraction of training over which it grows; 0 for a fixed one."""
-    average: float = 0.0
-    """Decay a step of the running average of the weights that is validated and reported; 0 reports the weights themselves."""
-    iterations: int = 1
-    """Power iterations a step."""
-    augmentation: str = "none"
-    """A key of `gloro_lite.train.augment.AUGMENTATIONS`."""
-    epochs: int = 60
-    """Passes over the training split."""
-    batch_size: int = 256
-    """Images a step, over all processes together."""
-    precision: str = "float32"
-    """Of the network's forward and backward pass in training; norms, losses and certificates stay in float32 or more."""
+    dataset: str = _setting(_TASK, "A name that gloro_lite.datasets.benchmarks.load knows.")
+    network: str = _setting(_NETWORK, "One of 2C2F, 4C3F, 6C2F, 8C2F, or their notation: 'c16k4s2 c32k4s2 | 100'.")
+    epsilon: float = _setting(_TASK, "What certified accuracy is reported at.")
+    train_epsilon: float = _setting(_TASK, "What training ends with: epsilon or a little more.")
+    activation: str = _setting(_NETWORK, "What follows each layer but the last.", "minmax")
+    initialisation: str = _setting(_NETWORK, "Of the weights; orthogonal ones have biases of 0.", "orthogonal")
+    initial: str = _setting(
+        _NETWORK, "Another recipe, whose stored run of the same seed gives the weights to start from; empty to draw them.", ""
+    )
+    loss: str = _setting(_LOSS, "standard trains without bottom.", "cross_entropy")
+    loss_weight: float = _setting(_LOSS, "lambda of trades, q of generalised.", 1.0)
+    loss_weight_growth: float = _setting(_LOSS, "Fraction of training over which that weight grows linearly from 0.", 0.0)
+    clean_weight: float = _setting(
+        _LOSS,
+        "Weight of the cross-entropy of the logits without bottom, which is added; it counts what cannot be certified.",
+        0.0,
+    )
+    constraint: str = _setting(_STEP, "sphere holds each linear layer of the body at norm 1, none leaves them free.", "sphere")
+    optimizer: str = _setting(
+        _STEP, "With muon the body's weights move by Muon and the rest by Adam; with adam everything by Adam.", "muon"
+    )
+    rate: float = _setting(_STEP, "Peak learning rate of the optimizer of the body's weights.", 0.01)
+    head_rate: float = _setting(_STEP, "Peak learning rate of Adam beside Muon, for biases and the last layer.", 2e-3)
+    schedule: str = _setting(
+        _SCHEDULE,
+        "With cosine the rate warms up and falls to 0; with exponential it holds for one half and falls to rate_end.",
+        "cosine",
+    )
+    warmup: float = _setting(_SCHEDULE, "Fraction of training over which the rate of cosine rises.", 0.1)
+    rate_end: float = _setting(_SCHEDULE, "What the rate of exponential ends with.", 1e-6)
+    epsilon_start: float = _setting(
+        _SCHEDULE, "The training epsilon at the start, as a fraction of its end; it grows geometrically.", 0.1
+    )
+    epsilon_growth: float = _setting(_SCHEDULE, "Fraction of training over which it grows; 0 for a fixed one.", 0.3)
+    average: float = _setting(
+        _STEP,
+        "Decay a step of the running average of the weights that is validated and reported; 0 reports the weights themselves.",
+        0.0,
+    )
+    iterations: int = _setting(_STEP, "Power iterations a step.", 1)
+    augmentation: str = _setting(_TASK, "Ranges of gloro_lite.train.augment, by name.", "none")
+    epochs: int = _setting(_RUN, "Passes over the training split.", 60)
+    batch_size: int = _setting(_RUN, "Images a step, over all processes together.", 256)
+    precision: str = _setting(
+        _RUN,
+        "Of the network's forward and backward pass in training and of Muon's orthogonalisation; auto is bfloat16 where that is "
+        "measured to be faster and float32 elsewhere. Norms, losses and certificates stay in float32 or more.",
+        "auto",
+    )
 
     def __post_init__(self):
         for field, allowed in CHOICES.items():
@@ -94,21 +104,21 @@ class Recipe:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
         for field in ("epsilon", "train_epsilon", "rate", "head_rate", "rate_end", "epsilon_start"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be a finite number greater than 0, not {getattr(self, field)}")
+            # Beyond the limit PyTorch's own numbers overflow.
+            if not 0 < getattr(self, field) <= _LARGEST:
+                raise ValueError(f"{field} must be greater than 0 and at most {_LARGEST:g}, not {getattr(self, field)}")
         for field in ("warmup", "loss_weight_growth", "epsilon_growth"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a fraction of training: it must be in [0, 1], not {getattr(self, field)}")
-        if not 0 <= self.clean_weight < math.inf:
-            raise ValueError(f"clean_weight must be finite and not negative, not {self.clean_weight}")
+        losses.check(self.loss, self.loss_weight, self.clean_weight)
         if not 0 <= self.average < 1:
             raise ValueError(f"average is the decay of a running average: it must be in [0, 1), not {self.average}")
         if self.warmup == 1:
             raise ValueError("warmup is 1: no part of training would be left for the rate to fall")
-        if not 0 <= self.loss_weight < math.inf or (self.loss == "generalised" and self.loss_weight > 1):
+        if self.train_epsilon < self.epsilon:
             raise ValueError(
-                "loss_weight must be finite and at least 0, and at most 1 where it is the q of the generalised loss; "
-                f"not {self.loss_weight}"
+                f"train_epsilon is {self.train_epsilon:g}, less than the epsilon of {self.epsilon:g} that is reported, where "
+                "such a net certifies little: give one as large or a little larger"
             )
 
     def rate_scale(self, progress: float) -> float:
@@ -129,11 +139,11 @@ class Recipe:
 
 
 _FIRST = Recipe(
-    "mnist-1.58-first",
-    "mnist",
-    "4C3F",
-    1.58,
-    1.75,
+    name="mnist-1.58-first",
+    dataset="mnist",
+    network="4C3F",
+    epsilon=1.58,
+    train_epsilon=1.75,
     loss="generalised",
     loss_weight=0.5,
     loss_weight_growth=1.0,
@@ -143,7 +153,6 @@ _FIRST = Recipe(
     average=0.998,
     iterations=5,
     epochs=160,
-    precision="bfloat16",
 )
 """Where `mnist-1.58` and `mnist-1.58-vra` start."""
 
@@ -169,34 +178,32 @@ _SECOND_VRA = dataclasses.replace(_SECOND, name="mnist-1.58-vra", clean_weight=0
 """The same for verified-robust accuracy alone."""
 
 _MNIST_SMALL = Recipe(
-    "mnist-0.3",
-    "mnist",
-    "2C2F",
-    0.3,
-    0.45,
+    name="mnist-0.3",
+    dataset="mnist",
+    network="2C2F",
+    epsilon=0.3,
+    train_epsilon=0.45,
     average=0.999,
     iterations=5,
     augmentation="digits",
     epochs=160,
-    precision="bfloat16",
 )
 
 _UNAUGMENTED = dataclasses.replace(_MNIST_SMALL, name="mnist-0.3-unaugmented", augmentation="none")
 """To see what augmentation is worth."""
 
 _CIFAR_FIRST = Recipe(
-    "cifar10-first",
-    "cifar10",
-    "6C2F",
-    36 / 255,
-    1.1 * 36 / 255,
+    name="cifar10-first",
+    dataset="cifar10",
+    network="6C2F",
+    epsilon=36 / 255,
+    train_epsilon=1.1 * 36 / 255,
     rate=0.01,
     epsilon_growth=0.2,
     average=0.998,
     iterations=2,
     augmentation="cifar10-light",
     epochs=45,
-    precision="bfloat16",
 )
 """What two cores can do in a sitting; a longer run can go on from its weights."""
 
@@ -206,26 +213,24 @@ _OURS = [
     _MNIST_SMALL,
     _SECOND,
     Recipe(
-        "cifar10",
-        "cifar10",
-        "6C2F",
-        _CIFAR_EPSILON,
-        1.1 * _CIFAR_EPSILON,
+        name="cifar10",
+        dataset="cifar10",
+        network="6C2F",
+        epsilon=_CIFAR_EPSILON,
+        train_epsilon=1.1 * _CIFAR_EPSILON,
         rate=0.006,
         augmentation="cifar10",
         epochs=300,
-        precision="bfloat16",
     ),
     Recipe(
-        "tiny-imagenet",
-        "tiny-imagenet",
-        "8C2F",
-        _CIFAR_EPSILON,
-        0.16,
+        name="tiny-imagenet",
+        dataset="tiny-imagenet",
+        network="8C2F",
+        epsilon=_CIFAR_EPSILON,
+        train_epsilon=0.16,
         rate=0.006,
         augmentation="tiny-imagenet",
         epochs=100,
-        precision="bfloat16",
     ),
 ]
 
@@ -297,7 +302,6 @@ def _variants(ours: Recipe) -> list[Recipe]:
             rate=1e-3,
             augmentation=paper.augmentation,
             epochs=_STANDARD_EPOCHS[ours.name],
-            precision=ours.precision,
         ),
     ]
 
@@ -306,6 +310,30 @@ _FURTHER = [_UNAUGMENTED, _FIRST, _SECOND_VRA, _CIFAR_FIRST]
 
 RECIPES = {recipe.name: recipe for recipe in [*(each for ours in _OURS for each in _variants(ours)), *_FURTHER]}
 """By name. The bare names are our own recipe for each row of the paper's table."""
+
+_SUMMARIES = {
+    "mnist-0.3": "our own for MNIST at 0.3, 2C2F",
+    "mnist-0.3-unaugmented": "the same without augmentation",
+    "mnist-1.58": "our own for MNIST at 1.58, 4C3F; goes on from mnist-1.58-first",
+    "mnist-1.58-first": "what mnist-1.58 and mnist-1.58-vra start from",
+    "mnist-1.58-vra": "as mnist-1.58, for verified-robust accuracy alone",
+    "cifar10": "our own for CIFAR-10 at 36/255, 6C2F",
+    "cifar10-first": "CIFAR-10 at 36/255 as two cores can train it in a sitting",
+    "tiny-imagenet": "our own for Tiny-ImageNet at 36/255, 8C2F",
+}
+_SUFFIXES = {
+    "-paper": "that row by the official scripts' settings",
+    "-paper-relu": "the same with ReLU, as the scripts have it",
+    "-paper-ce": "the same with cross-entropy in place of TRADES",
+    "-standard": "a standard net for that row, to compare with",
+}
+
+
+def summary(name: str) -> str:
+    """What a recipe of `RECIPES` is for, in a line."""
+    if name in _SUMMARIES:
+        return _SUMMARIES[name]
+    return next(text for suffix, text in _SUFFIXES.items() if name.endswith(suffix))
 
 
 def find(name: str) -> Recipe:

@@ -32,6 +32,8 @@ class SpectralSphere:
         self._iterations = net.iterations
         self.weights = body_weights(net)
         self._slopes: list[Tensor] = []
+        if not self.weights:
+            raise ValueError("the spectral sphere needs a layer with weights before the last one")
         with torch.no_grad():
             norms = [float(norm) for norm in self._bound.norms().values()]
             whole = float(self._bound())

@@ -1,33 +1,69 @@
-"""The training run: steps on data that stays on the device, checkpoints, and the choice of an epoch by the validation split."""
+"""The training run: epochs of steps on data that stays on the device, checkpoints, and the choice of an epoch by validation."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from gloro_lite import losses, networks, serialization
-from gloro_lite.bottom import margin_constants
+from gloro_lite import networks, serialization
 from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision
 from gloro_lite.train import checkpoint, distributed, memory
+from gloro_lite.train.arithmetic import Arithmetic, choose
 from gloro_lite.train.augment import AUGMENTATIONS, augment
+from gloro_lite.train.progress import Progress
 from gloro_lite.train.recipes import Recipe
-from gloro_lite.train.sphere import SpectralSphere, body_weights
+from gloro_lite.train.step import Step
+
+logger = logging.getLogger(__name__)
+
+SEEDS = 2**31
+"""A seed is less than this."""
 
 
 class TrainingStopped(Exception):
     """The time limit ended a run early; its checkpoint is written, and the same command goes on from there."""
+
+
+class Diverged(ValueError):
+    """The loss or the weights of a run are no longer finite."""
+
+
+class TooLittleTime(ValueError):
+    """A time limit within which not one epoch ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a run that has trained to its end leaves, for `gloro_lite.train.results.write`.
+
+    Attributes:
+        net: of the epoch that is best on the validation split, on the CPU.
+        last: of the last epoch; the same net where that is the best.
+        history: a row an epoch.
+        chosen_epoch: which one `net` is of.
+        peak_bytes: what training added to the memory in use, at its peak.
+    """
+
+    recipe: Recipe
+    seed: int
+    net: GloroNet
+    last: GloroNet
+    history: list[dict]
+    chosen_epoch: int
+    peak_bytes: int
+    device: torch.device
+    compiled: bool
+    arithmetic: Arithmetic
 
 
 class Trainer:
@@ -40,12 +76,13 @@ class Trainer:
         recipe: see `gloro_lite.train.recipes`.
         data: the benchmark's splits.
         folder: where the checkpoint is kept, after each epoch.
+        seed: at least 0 and less than 2^31.
         device: "cpu", "cuda", "mps".
         weights: the file that a recipe with `initial` starts from; None for one without.
         compiled: have `torch.compile` fuse the network's steps, where it finds a compiler; on a GPU it captures them in CUDA
             graphs too. By default on a GPU alone, since on CPUs it was measured to be no faster.
 
-    Raises ValueError for a device that is not there, CheckpointError for a checkpoint of another run, and what
+    Raises ValueError for a seed or a device that is not there, CheckpointError for a checkpoint of another run, and what
     `serialization.load` raises.
     """
 
@@ -60,104 +97,74 @@ class Trainer:
         weights: Path | None = None,
         compiled: bool | None = None,
     ):
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {device!r} is not there ({error}): leave --device out, or give cpu") from error
-        if recipe.batch_size < distributed.count():
-            raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.count()} processes")
-        if bool(recipe.initial) != (weights is not None):
-            raise ValueError(
-                f"recipe {recipe.name} starts from {recipe.initial or 'no stored weights'}: weights cannot be {weights}"
-            )
-        self.recipe, self.seed, self.device = recipe, seed, torch.device(device)
-        self.folder = Path(folder)
-        self.train, self.validation = (Images(part.x.to(device), part.y.to(device)) for part in (data.train, data.validation))
-        shape = tuple(data.train.x.shape[1:])
-        classes = int(data.train.y.max()) + 1
-        network = networks.build(
-            recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=seed
-        )
-        self.net = GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
+        self.device = _device(device)
+        _check(recipe, seed, weights)
+        self.recipe, self.seed, self.folder = recipe, seed, Path(folder)
+        self.train, self.validation = (Images(*(t.to(self.device) for t in part)) for part in (data.train, data.validation))
+        self.net = self._build()
         if weights is not None:
             serialization.load(self.net, weights)
+            if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+                raise ValueError(f"{weights} holds weights that are NaN or infinite: nothing can be learnt from there")
         self.net.to(self.device, memory_format=torch.channels_last)
-        wanted = self.device.type == "cuda" if compiled is None else compiled
-        self.compiled = wanted and _compiler_works(self.device)
-        network = self.net.network
-        if self.compiled:
-            # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
-            graphs = self.device.type == "cuda" and distributed.count() == 1
-            network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
-        self._forward = distributed.wrap(network)
-        self.sphere = SpectralSphere(self.net) if recipe.constraint == "sphere" else None
-        # What Muon moves: the weights of the body, and the same memory as matrices.
-        self._weights = body_weights(self.net)
-        self._matrices: list[nn.Parameter] = []
-        self.optimizers = self._optimizers()
-        self._parameters = list(self.net.network.parameters())
-        self.average = [p.detach().clone() for p in self._parameters] if recipe.average else []
+        self.step = Step(recipe, self.net, compiled=compiled)
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
         self.peak_bytes = 0
         state = None
         if distributed.is_first() and self.checkpoint_path.exists():
-            state = checkpoint.load(self.checkpoint_path, self._run())
+            state = checkpoint.load(self.checkpoint_path, self._identity())
         state = distributed.agree(state)
-        if state is not None:
+        if state is None:
+            self.step.arithmetic = distributed.agree(self._choose_arithmetic())
+        else:
             self._restore(state)
+
+    def _build(self) -> GloroNet:
+        """A net as the recipe wants it, untrained, on the CPU."""
+        recipe, shape, classes = self.recipe, tuple(self.train.x.shape[1:]), int(self.train.y.max()) + 1
+        network = networks.build(
+            recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=self.seed
+        )
+        return GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
+
+    def _choose_arithmetic(self) -> Arithmetic:
+        count = 256 if self.device.type == "cuda" else 32  # with few images a GPU's time is all launches
+        images = pixels(self.train.x[: min(count, self.recipe.batch_size)])
+        return choose(self.recipe.precision, self.net.network, images, self.step.matrices)
 
     @property
     def checkpoint_path(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        """The optimizers, each with its peak rate."""
-        if self.recipe.optimizer == "adam":
-            return [(self._adam(self.net.parameters()), self.recipe.rate)]
-        # Muon takes matrices: kernels as (out, in k k), views of the same memory. The order of columns is nothing to it.
-        for weight in self._weights:
-            data = weight.data.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.data
-            if data.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
-                raise AssertionError("a kernel is not in channels_last: its matrix is a copy, and training would not move it")
-            self._matrices.append(nn.Parameter(data))
-        body = {id(weight) for weight in self._weights}
-        rest = [p for p in self.net.parameters() if id(p) not in body]
-        return [
-            (torch.optim.Muon(self._matrices, lr=0.0, weight_decay=0.0), self.recipe.rate),
-            (self._adam(rest), self.recipe.head_rate),
-        ]
-
-    def _adam(self, parameters) -> torch.optim.Adam:
-        return torch.optim.Adam(parameters, lr=0.0, fused=self.device.type == "cuda")
-
-    def _run(self) -> dict:
+    def _identity(self) -> dict:
+        """What makes a checkpoint one of this run."""
         return {**dataclasses.asdict(self.recipe), "seed": self.seed}
 
-    def _restore(self, state: dict) -> None:
-        self.net.load_state_dict(state["net"])
-        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
-        self.peak_bytes = state["peak_bytes"]
-        for mean, saved in zip(self.average, state["average"], strict=True):
-            mean.copy_(saved)
-
     def _save(self) -> None:
-        if not distributed.is_first():
-            return
-        state = {
-            "run": self._run(),
-            "net": self.net.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
-            "average": self.average,
-            "history": self.history,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "peak_bytes": self.peak_bytes,
-        }
-        checkpoint.save(self.checkpoint_path, state)
+        if distributed.is_first():
+            state = {
+                "run": self._identity(),
+                "net": self.net.state_dict(),
+                "step": self.step.state_dict(),
+                "history": self.history,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "peak_bytes": self.peak_bytes,
+            }
+            checkpoint.save(self.checkpoint_path, state)
+
+    def _restore(self, state: dict) -> None:
+        try:
+            self.net.load_state_dict(state["net"])
+            self.step.load_state_dict(state["step"])
+            self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
+            self.peak_bytes = state["peak_bytes"]
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.checkpoint_path} is of another version of gloro-lite ({error!r:.200}): delete it to train from the start"
+            ) from error
 
     def run(
         self,
@@ -170,50 +177,61 @@ class Trainer:
 
         Args:
             max_seconds: stop after the epoch that could be the last to fit.
-            progress: draw a progress bar.
+            progress: show it, as `gloro_lite.train.progress` does.
             on_epoch: called after each epoch with the history and whether it was the last, to draw curves, say.
 
-        Raises TrainingStopped at the time limit, ValueError where that is too short for one epoch or where the loss or the bound
-        is no longer finite (the checkpoint keeps the state before that epoch), and MemoryError, which names a batch that fits,
-        where this one does not.
+        Raises TrainingStopped at the time limit, TooLittleTime where that is too short for one epoch, Diverged where the loss or
+        the bound is no longer finite (the checkpoint keeps the state before that epoch), and MemoryError, which names a batch
+        that fits, where this one does not.
         """
-        recipe = self.recipe
+        recipe, images, first = self.recipe, len(self.train.x), distributed.is_first()
+        limit = _TimeLimit(max_seconds, self.history)
         self.folder.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
-        first = distributed.is_first()
-        steps = math.ceil(len(self.train.x) / recipe.batch_size)
-        bar = tqdm(total=steps * recipe.epochs, initial=steps * len(self.history), unit="batch", disable=not (progress and first))
+        shown = Progress(math.ceil(images / recipe.batch_size), recipe.epochs, len(self.history), progress and first)
         memory.reset_peak(self.device)
         idle = memory.peak(self.device)
-        longest = max((row["seconds"] for row in self.history), default=0.0)
-        resumed = len(self.history)
-        with bar:
-            for epoch in range(resumed, recipe.epochs):
-                if distributed.agree(time.perf_counter() - began + longest > max_seconds):
-                    if self.history and epoch == resumed:
-                        raise ValueError(
-                            f"{max_seconds:g} s are too few for one epoch, which took up to {longest:.3g} s so far: "
-                            "give --max-seconds more"
-                        )
-                    raise TrainingStopped(f"stopped at the time limit after {epoch} of {recipe.epochs} epochs")
+        try:
+            for epoch in range(len(self.history), recipe.epochs):
+                limit.check(epoch, recipe.epochs)
                 start = time.perf_counter()
-                row = self._epoch(epoch, bar)
-                with self.reported():
+                row = self._epoch(epoch, shown)
+                with self.step.reported():
                     row |= self._validate(epoch)
                     done = (epoch + 1) / recipe.epochs
                     row |= {"train_epsilon": recipe.epsilon_at(done), "rate": recipe.rate * recipe.rate_scale(done)}
                     row["seconds"] = time.perf_counter() - start
                     self.history.append(row)
                     self._keep_best()
-                longest = max(longest, row["seconds"])
                 self.peak_bytes = max(self.peak_bytes, memory.peak(self.device) - idle)
                 self._save()
                 if on_epoch is not None and first:
                     on_epoch(self.history, epoch + 1 == recipe.epochs)
-                bar.set_postfix_str(
-                    f"epoch {epoch + 1}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, "
-                    f"K {row['lipschitz']:.3g}, {len(self.train.x) / row['seconds']:.0f} images/s"
-                )
+                shown.epoch(row, images)
+        finally:
+            shown.close()
+
+    def finished(self) -> FinishedRun:
+        """The nets that the run has ended with, on the CPU, and what is to be recorded of it."""
+        with self.step.reported():
+            last = self._copy(self.net.state_dict())
+        is_best = self.best_epoch == len(self.history) - 1
+        return FinishedRun(
+            recipe=self.recipe,
+            seed=self.seed,
+            net=last if is_best else self._copy(self.best),
+            last=last,
+            history=self.history,
+            chosen_epoch=self.best_epoch,
+            peak_bytes=self.peak_bytes,
+            device=self.device,
+            compiled=self.step.compiled,
+            arithmetic=self.step.arithmetic,
+        )
+
+    def _copy(self, state: dict[str, Tensor]) -> GloroNet:
+        net = self._build()
+        net.load_state_dict(state)
+        return net.eval()
 
     def _keep_best(self) -> None:
         """Keep the state of the epoch that is best on the validation split; a later one of equal merit wins."""
@@ -222,61 +240,14 @@ class Trainer:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
             self.best_epoch = len(self.history) - 1
 
-    @contextlib.contextmanager
-    def reported(self) -> Iterator[None]:
-        """Within, the net has the weights that are reported: the average, where there is one, its power iteration converged."""
-        if not self.average:
-            yield
-            return
-        tensors = [*self._parameters, *self.net.buffers()]
-        with torch.no_grad():
-            kept = [tensor.clone() for tensor in tensors]
-            for parameter, mean in zip(self._parameters, self.average, strict=True):
-                parameter.copy_(mean)
-        try:
-            self.net.converge()
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(tensors, kept, strict=True):
-                    tensor.copy_(value)
-
     def start_epoch(self) -> None:
-        """Converge the power iteration: an estimate that lags behind lets the true bound grow unseen."""
+        """Put the net in training mode, with a power iteration that has converged."""
         self.net.train()
         # Rounding may differ between devices: what the processes have in common is made equal again.
         distributed.synchronise([*self.net.parameters(), *self.net.buffers()])
-        if self.sphere is None:
-            self.net.converge()
-        else:
-            self.sphere.converge()
+        self.step.converge()
 
-    def step(self, images: Tensor, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
-        """One training step on a batch; returns its mean loss, still on the device.
-
-        Args:
-            images: (b, channels, height, width) float in [0, 1], and their labels, (b,).
-            progress: the fraction of training that is done, for the schedules.
-            share: what this process's mean loss counts in the average over all, see `distributed.share`.
-        """
-        if self.sphere is not None:
-            self.sphere.retract()
-        loss = self._loss(images, labels, progress)
-        self.net.zero_grad()
-        (share * loss).backward()
-        if self.sphere is not None:
-            self.sphere.project()
-        for matrix, weight in zip(self._matrices, self._weights, strict=False):
-            matrix.grad = weight.grad.permute(0, 2, 3, 1).flatten(1) if weight.dim() == 4 else weight.grad
-        for optimizer, peak in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * self.recipe.rate_scale(progress)
-            optimizer.step()
-        if self.average:
-            get_ema_multi_avg_fn(self.recipe.average)(self.average, self._parameters, None)
-        return loss.detach()
-
-    def _epoch(self, epoch: int, bar: tqdm) -> dict:
+    def _epoch(self, epoch: int, shown: Progress) -> dict:
         recipe, count = self.recipe, len(self.train.x)
         steps = math.ceil(count / recipe.batch_size)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -286,55 +257,35 @@ class Trainer:
         total = torch.zeros((), device=self.device, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
         failed = torch.full((), steps, device=self.device)  # first step whose loss is not finite; read once, after the epoch
         for step, rows in enumerate(order.to(self.device).split(recipe.batch_size)):
-            images, labels = self._pixels(self.train.x[rows]), self.train.y[rows]
+            images, labels = pixels(self.train.x[rows]), self.train.y[rows]
             if recipe.augmentation != "none":
                 images = augment(images, AUGMENTATIONS[recipe.augmentation], noise)
             (images, labels), share = distributed.share(images, labels)
             try:
                 loss = self.step(images, labels, (epoch + (step + 1) / steps) / recipe.epochs, share)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not memory.is_exhausted(error):
                     raise
                 loss = None
             if loss is None:  # outside the except clause, whose traceback holds on to the step's tensors
-                raise MemoryError(self._what_fits(images, labels))
+                raise MemoryError(self._what_fits(images))
             total += loss * (share * len(rows) / distributed.count())
             failed = torch.where(loss.isfinite(), failed, failed.clamp_max(step))
-            bar.update()
+            shown.step()
         distributed.add(total)
         distributed.least(failed)
         if int(failed) < steps:
-            raise ValueError(self._diverged(f"the loss is not finite at step {int(failed)} of epoch {epoch}"))
+            raise Diverged(self._diverged(f"the loss is not finite at step {int(failed)} of epoch {epoch}"))
         self.start_epoch()
         return {"epoch": epoch, "loss": total.item() / count}
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        return images.to(memory_format=torch.channels_last).float() / 255
-
-    def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        recipe = self.recipe
-        reduced = recipe.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
-            logits = self._forward(images)
-        if recipe.loss == "standard":
-            constants = None
-        else:
-            constants = margin_constants(self.net.head.weight, 1.0) if self.sphere else self.net.estimate()
-        return losses.by_name(
-            recipe.loss,
-            logits.float(),
-            labels,
-            constants,
-            recipe.epsilon_at(progress),
-            recipe.weight_at(progress),
-            recipe.clean_weight,
-        )
-
     def _diverged(self, what: str) -> str:
         kept = f"; the state before that epoch is kept in {self.checkpoint_path}" if self.checkpoint_path.exists() else ""
-        return f"{what}: try --rate {self.recipe.rate / 2:g}, and another --output, as that is another run{kept}"
+        recipe = self.recipe
+        rates = f"rate than {recipe.rate:g}" + (f" or head_rate than {recipe.head_rate:g}" if recipe.optimizer == "muon" else "")
+        return f"{what}: try a smaller {rates}, in another folder, as that is another run{kept}"
 
-    def _what_fits(self, images: Tensor, labels: Tensor) -> str:
+    def _what_fits(self, images: Tensor) -> str:
         """What to say when a step has run out of memory: the largest half, quarter, ... of the batch that does not."""
         size = len(images)
         while size > 1:
@@ -346,27 +297,26 @@ class Trainer:
                 # Not by way of DistributedDataParallel, in which the other processes would have to take part.
                 self.net.network(images[:size]).sum().backward()
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not memory.is_exhausted(error):
                     raise
             else:
-                whole = size * distributed.count()
-                fits = f"a batch of {whole} fits: --batch-size {whole}, and --output, as that is another run"
+                fits = f"a batch_size of {size * distributed.count()} fits, in another folder, as that is another run"
                 break
         else:
             fits = "not even one image fits: take a machine with more memory"
-        return f"out of memory on {self.device} at a batch of {self.recipe.batch_size}; {fits}"
+        return f"out of memory on {self.device} at a batch_size of {self.recipe.batch_size}; {fits}"
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
         constants = self.net.estimate()
         if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
-            raise ValueError(self._diverged(f"the last step of epoch {epoch} left weights that are not finite"))
+            raise Diverged(self._diverged(f"the last step of epoch {epoch} left weights that are not finite"))
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         (x, y), share = distributed.share(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):
             with full_precision(self.device):
-                logits = self.net.network(self._pixels(images))
+                logits = self.net.network(pixels(images))
             correct = logits.argmax(dim=1) == labels
             # Radii are computed in float64, which an Apple GPU does not have.
             radius = certified_radius(*(t.cpu() if self.device.type == "mps" else t for t in (logits, constants)))
@@ -377,16 +327,47 @@ class Trainer:
         return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU it is a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+class _TimeLimit:
+    """Whether another epoch can end in time, by the longest so far."""
+
+    def __init__(self, seconds: float, history: list[dict]):
+        if not seconds > 0:
+            raise ValueError(f"max_seconds must be greater than 0, not {seconds}")
+        self._seconds, self._history, self._resumed = seconds, history, len(history)
+        self._began = time.perf_counter()
+
+    def check(self, epoch: int, epochs: int) -> None:
+        """Raise TrainingStopped where it cannot, and ValueError where none could since the run began or went on."""
+        longest = max((row["seconds"] for row in self._history), default=0.0)
+        if not distributed.agree(time.perf_counter() - self._began + longest > self._seconds):
+            return
+        if epoch == self._resumed:
+            known = f", which took up to {longest:.3g} s so far" if longest else ""
+            raise TooLittleTime(f"{self._seconds:g} s are too few for one epoch{known}: allow more")
+        raise TrainingStopped(f"stopped at the time limit after {epoch} of {epochs} epochs")
 
 
-def _compiler_works(device: torch.device) -> bool:
-    """Whether `torch.compile` can: it needs a C++ compiler for a CPU, Triton for a GPU."""
+def _device(name: str) -> torch.device:
     try:
-        torch.compile(torch.neg)(torch.zeros(1, device=device))
-    except Exception as error:  # what it raises depends on what is missing
-        print(f"training without torch.compile, which is slower: {str(error).splitlines()[0]}")
-        return False
-    return True
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it has no memory")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"device {name!r} is not there ({reason}): use cpu, or leave it out") from error
+    return device
+
+
+def _check(recipe: Recipe, seed: int, weights: Path | None) -> None:
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be from 0 to {SEEDS - 1}, not {seed}")
+    if recipe.batch_size < distributed.count():
+        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.count()} processes")
+    if bool(recipe.initial) != (weights is not None):
+        raise ValueError(f"recipe {recipe.name} starts from {recipe.initial or 'no stored weights'}: weights cannot be {weights}")
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images (n, channels, height, width) of uint8 as the network takes them: float32 in [0, 1], in channels_last."""
+    return images.to(memory_format=torch.channels_last).float() / 255

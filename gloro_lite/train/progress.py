@@ -1,0 +1,64 @@
+"""How far a run is, for whoever watches: a bar on a terminal or in a notebook, a line an epoch in a log."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Shown while a run trains.
+
+    Args:
+        steps: how many there are in an epoch.
+        epochs: how many there are.
+        done: how many of them were done before.
+        shown: False for nothing at all.
+    """
+
+    def __init__(self, steps: int, epochs: int, done: int, shown: bool):
+        self._epochs, self._shown, self._seconds = epochs, shown, []
+        self._bar = _bar(steps * epochs, steps * done) if shown and _is_watched() else None
+
+    def step(self) -> None:
+        """Another step is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def epoch(self, row: dict, images: int) -> None:
+        """Another epoch of so many images is done; `row` is its line in the history."""
+        self._seconds.append(row["seconds"])
+        number = row["epoch"] + 1
+        figures = f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, K {row['lipschitz']:.3g}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"epoch {number}, {figures}, {images / row['seconds']:.0f} images/s")
+        elif self._shown:
+            left = (self._epochs - number) * statistics.median(self._seconds)
+            logger.info("epoch %d of %d: %s; %.1f s, %s left", number, self._epochs, figures, row["seconds"], _duration(left))
+
+    def close(self) -> None:
+        """The run has ended or stopped."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _is_watched() -> bool:
+    """Whether a bar that is redrawn can be seen: in a file each state of it would be kept."""
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _bar(total: int, done: int):
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, initial=done, unit="batch")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,9 +15,11 @@ from reading import Unusable
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python data/checker", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a run's folder")
-    parser.add_argument("--images", type=Path, help="the data root that holds the test images (default: $GLORO_DATA, else data/root)")
-    parser.add_argument("--exact", type=int, default=2, metavar="N", help="images to work out in exact arithmetic besides (default: 2)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep proofs of layer norms here, and believe those that are there")
+    parser.add_argument("--images", type=Path, help="the data root of the test images (default: $GLORO_DATA, else data/root)")
+    parser.add_argument(
+        "--exact", type=int, default=2, metavar="N", help="images to work out in exact arithmetic anyway (default: 2)"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep proofs of norms here, and believe those that are there")
     parser.add_argument("--limit", type=int, metavar="N", help="look only at the first N images")
     arguments = parser.parse_args()
     if arguments.exact < 0 or (arguments.limit is not None and arguments.limit < 1):

@@ -9,7 +9,6 @@ import math
 from fractions import Fraction
 
 import numpy as np
-
 from network import Layer, activate
 
 
@@ -32,7 +31,8 @@ class Scaled:
         used = exponents[whole != 0]
         lowest = int(used.min()) if used.size else 0
         integers = np.empty(whole.size, object)
-        integers[:] = [n << (e - lowest) if n else 0 for n, e in zip(whole.ravel().tolist(), exponents.ravel().tolist(), strict=True)]
+        pairs = zip(whole.ravel().tolist(), exponents.ravel().tolist(), strict=True)
+        integers[:] = [n << (e - lowest) if n else 0 for n, e in pairs]
         return cls(integers.reshape(whole.shape), lowest)
 
     def at(self, exponent: int) -> np.ndarray:
@@ -85,8 +85,8 @@ def squared_distances(weight: np.ndarray, row: int) -> list[Fraction]:
 def supports(logits: list[Fraction], prediction: int, radius: float, product: Fraction, squares: list[Fraction]) -> int | None:
     """The class that refutes a certificate, or None where it holds.
 
-    It holds if radius ||w_j - w_i|| product <= y_j - y_i, and 0 < y_j - y_i where the radius is positive, for j the prediction and
-    every other i; `squares` are the ||w_j - w_i||^2. A radius of 0 says that no class has a larger logit.
+    It holds if radius ||w_j - w_i|| product <= y_j - y_i, and 0 < y_j - y_i where the radius is positive, for j the prediction
+    and every other i; `squares` are the ||w_j - w_i||^2. A radius of 0 says that no class has a larger logit.
     """
     for i, logit in enumerate(logits):
         if i == prediction:

@@ -31,7 +31,7 @@ def gamma(n: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An affine layer: a convolution (weight of four dimensions, shapes (channels, height, width)) or a dense one (shapes (n,))."""
+    """An affine layer: a convolution (weight of four dimensions, shapes (channels, height, width)) or a dense one ((n,))."""
 
     name: str
     weight: np.ndarray
@@ -166,7 +166,8 @@ class _Evaluated:
             self.rows = 1 if kernel * channels >= 64 else kernel
             parts = -(-kernel // self.rows)
             self.matrices = [
-                weight[:, :, part * self.rows : (part + 1) * self.rows].transpose(2, 3, 1, 0).reshape(-1, out) for part in range(parts)
+                weight[:, :, part * self.rows : (part + 1) * self.rows].transpose(2, 3, 1, 0).reshape(-1, out)
+                for part in range(parts)
             ]
             longest, positions = self.rows * kernel * channels, math.prod(layer.outputs[1:])
         else:
@@ -240,7 +241,8 @@ def _flatten(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
 
-def row_distances(weight: np.ndarray) -> np.ndarray:
-    """The l2 distance of each pair of rows, (classes, classes) float64, at most a few units in the last place per column off."""
+def row_distances(weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """The l2 distance of each pair of rows, (classes, classes) float64, and a factor > 1 that covers how far off they are."""
     weight = weight.astype(np.float64)
-    return np.stack([np.linalg.norm(weight - row, axis=1) for row in weight])
+    distances = np.stack([np.sqrt(np.square(weight - row).sum(1)) for row in weight])
+    return distances, 1 + 2 * gamma(weight.shape[1] + 8)

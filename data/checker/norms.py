@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-
 from network import HAIR, TINY, UNIT, Layer, absolute_norm, gamma
 
 BANDED_LIMIT = 8192
@@ -55,8 +54,7 @@ def _factor(block: Block, count: int, reach: int, t: float) -> float | None:
             m = -block(k, j)
             if j == k:
                 m = m + t * np.eye(m.shape[-1])
-            before = range(max(first, j - reach), j)
-            rest = m - sum(row[i] @ _transposed(rows[j][i]) for i in before) if before else m
+            rest = m - sum((row[i] @ _transposed(rows[j][i]) for i in range(first, j)), np.zeros(1))
             if j < k:
                 row[j] = _transposed(np.linalg.solve(rows[j][j], _transposed(rest)))
             else:
@@ -64,8 +62,7 @@ def _factor(block: Block, count: int, reach: int, t: float) -> float | None:
                     row[j] = np.linalg.cholesky(rest)
                 except np.linalg.LinAlgError:
                     return None
-            inside = [i for i in range(max(first, j - reach), j + 1)]
-            left, right = (np.concatenate([r[i] for i in inside], -1) for r in (row, rows[j]))
+            left, right = (np.concatenate([r[i] for i in range(first, j + 1)], -1) for r in (row, rows[j]))
             terms = max(terms, left.shape[-1])
             rest = m - left @ _transposed(right)
             residual[k] = residual[k] + _rows(rest)
@@ -82,7 +79,7 @@ def _factor(block: Block, count: int, reach: int, t: float) -> float | None:
     return rho if math.isfinite(rho) else None
 
 
-def _at_most(block: Block, count: int, reach: int, t: float, error: float) -> bool:
+def _at_most(block: Block, count: int, reach: int, error: float, t: float) -> bool:
     """Prove that every matrix within `error` (2-norm) of the symmetric G, given as in `_factor`, has no eigenvalue above t."""
     spare = error + 1e-12 * t
     for _ in range(3):
@@ -102,6 +99,16 @@ def _square_from_below(c: float) -> float:
     return c * c * (1 - 4 * UNIT)
 
 
+def _by_outputs(layer: Layer) -> bool:
+    """Whether the smaller side of a convolution is its output."""
+    return math.prod(layer.outputs) <= math.prod(layer.inputs)
+
+
+def _reach(layer: Layer) -> int:
+    """How many image rows apart two rows of the smaller side may be and still meet in the Gram matrix."""
+    return (layer.weight.shape[2] - 1) // (layer.stride if _by_outputs(layer) else 1)
+
+
 def _banded(layer: Layer) -> tuple[Block, int, int, float]:
     """The Gram matrix of the smaller side in blocks, one for each image row: (block, count, reach, error) for `_at_most`."""
     weight = layer.weight.astype(np.float64)
@@ -116,12 +123,12 @@ def _banded(layer: Layer) -> tuple[Block, int, int, float]:
             if 0 <= at < width:
                 row_maps[:, :, x, :, at] = weight[:, :, :, b].transpose(2, 0, 1)
     row_maps = row_maps.reshape(kernel, weight.shape[0] * width_out, channels * width)
-    outputs = math.prod(layer.outputs) <= math.prod(layer.inputs)
+    outputs = _by_outputs(layer)
     if outputs:  # AA': output rows k and j meet where they read the same input row
-        count, reach, longest = height_out, (kernel - 1) // stride, channels * kernel
+        count, longest = height_out, channels * kernel
         product = {(a, b): row_maps[a] @ row_maps[b].T for a in range(kernel) for b in range(kernel) if (b - a) % stride == 0}
     else:  # A'A: input rows meet where one output row reads both
-        count, reach, longest = heights, kernel - 1, weight.shape[0] * kernel
+        count, longest = heights, weight.shape[0] * kernel
         product = {(a, b): row_maps[a].T @ row_maps[b] for a in range(kernel) for b in range(kernel)}
 
     def block(k: int, j: int) -> np.ndarray:
@@ -133,7 +140,7 @@ def _banded(layer: Layer) -> tuple[Block, int, int, float]:
         return sum((product[pair] for pair in pairs if pair in product), np.zeros((size, size)))
 
     # A row of a row map has `longest` weights that are not zero, and zeros do not round.
-    return block, count, min(reach, count - 1), gamma(longest + kernel + 1) * absolute_norm(layer) ** 2 * HAIR + TINY
+    return block, count, _reach(layer), gamma(longest + kernel + 1) * absolute_norm(layer) ** 2 * HAIR + TINY
 
 
 def _dense(layer: Layer) -> tuple[Block, int, int, float]:
@@ -167,8 +174,8 @@ def _torus(layer: Layer, claim: float) -> bool:
     weight = layer.weight.astype(np.float64)
     out, channels, kernel, _ = weight.shape
     stride = layer.stride
-    # Output o reads the padded positions o stride + a. Counted in strides that is a torus of this many places, and a = stride q + r
-    # is a shift by q of the r-th of stride^2 kinds of input channels.
+    # Output o reads the padded positions o stride + a. Counted in strides that is a torus of this many places, and
+    # a = stride q + r a shift by q of the r-th of stride^2 kinds of input channels.
     height, width = (-(-((side - 1) * stride + kernel) // stride) for side in layer.outputs[1:])
     depth = -(-kernel // stride)
     taps = np.zeros((depth, depth, out, channels, stride, stride))
@@ -199,7 +206,7 @@ def _torus(layer: Layer, claim: float) -> bool:
         real = np.block([[symbol.real, -symbol.imag], [symbol.imag, symbol.real]])
         error = gamma(2 * large) * float(np.square(real).sum((-1, -2)).max()) * HAIR + TINY
         gram = real @ _transposed(real)
-        if not _at_most(lambda k, j, gram=gram: gram, 1, 0, t, error):
+        if not _at_most(lambda k, j, gram=gram: gram, 1, 0, error, t):
             return False
     return True
 
@@ -209,32 +216,29 @@ def method(layer: Layer, claim: float) -> str | None:
     if not (math.isfinite(claim) and claim >= 0):
         return None
     if not layer.weight.any():
-        return "it is zero"
+        return "its weights, which are zero"
+    t = _square_from_below(claim)
     if not layer.is_convolution:
-        if min(layer.weight.shape) > BANDED_LIMIT:
-            return None
-        return "Cholesky" if _at_most(*_with(_dense(layer), claim)) else None
-    small, large = sorted((layer.inputs, layer.outputs), key=math.prod)
-    count, side = small[1], small[0] * small[2]
-    reach = (layer.weight.shape[2] - 1) // (layer.stride if small is layer.outputs else 1)
-    if math.prod(small) > BANDED_LIMIT:
+        return "Cholesky" if min(layer.weight.shape) <= BANDED_LIMIT and _at_most(*_dense(layer), t) else None
+    channels, rows, width = layer.outputs if _by_outputs(layer) else layer.inputs
+    if channels * rows * width > BANDED_LIMIT:
         if _torus(layer, claim):
             return "torus"
-        if count * (2 * reach**2 + 4 * reach + 1) * float(side) ** 3 > BANDED_OPERATIONS:
+        reach = _reach(layer)
+        if rows * (2 * reach**2 + 4 * reach + 1) * float(channels * width) ** 3 > BANDED_OPERATIONS:
             return None
-    return "banded Cholesky" if _at_most(*_with(_banded(layer), claim)) else None
-
-
-def _with(matrix: tuple[Block, int, int, float], claim: float) -> tuple[Block, int, int, float, float]:
-    block, count, reach, error = matrix
-    return block, count, reach, _square_from_below(claim), error
+    return "banded Cholesky" if _at_most(*_banded(layer), t) else None
 
 
 def smallest(layer: Layer, tolerance: float = 1e-9) -> float:
-    """About the smallest bound that `method` proves, by bisection; above the norm by little more than the tolerance."""
+    """About the smallest bound that `method` proves, by bisection: above the norm by little more than the tolerance where the
+    Gram matrix is factorised. Raises ValueError where it proves none.
+    """
     high = absolute_norm(layer) * 1.01
+    if method(layer, high) is None:
+        raise ValueError(f"layer {layer.name} is too large for every proof of its norm")
     low = high / 2
-    while method(layer, low):
+    while low > 0 and method(layer, low):
         low, high = low / 2, low
     while high > low * (1 + tolerance):
         middle = math.sqrt(low * high)

@@ -61,7 +61,7 @@ def parse_json(data: bytes, what: str) -> dict:
 
 
 def safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
-    """The float32 tensors of a safetensors file: a length (8 bytes, little-endian), that many bytes of JSON, the tensors end to end.
+    """The float32 tensors of a safetensors file: a length (8 bytes, little-endian), that many bytes of JSON, the tensors.
 
     Raises Malformed, also where bytes belong to two tensors or to none.
     """
@@ -90,7 +90,8 @@ def safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
     end = 0
     for start, stop in sorted(spans):
         if start != end:
-            raise Malformed(f"{what}: bytes {min(start, end)} to {max(start, end)} belong to {'two tensors' if start < end else 'none'}")
+            owners = "two tensors" if start < end else "none"
+            raise Malformed(f"{what}: bytes {min(start, end)} to {max(start, end)} belong to {owners}")
         end = stop
     if end != len(body):
         raise Malformed(f"{what}: bytes {end} to {len(body)} belong to none")
@@ -171,7 +172,7 @@ def test_split(dataset: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
             raise Unusable(f"the images of {dataset!r} cannot be read here: only mnist and cifar10 can")
     except OSError as error:
         raise Unusable(f"{error.filename}: {error.strerror}; give the data root by --images or GLORO_DATA") from error
-    if len(images) != len(labels):
+    if len(images) != len(labels) or not len(images):
         raise Unusable(f"{root}: {len(images)} images of {dataset} and {len(labels)} labels")
     return np.ascontiguousarray(images), labels.astype(np.int64)
 

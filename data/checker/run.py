@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 import exact
 import network
 import norms
+import numpy as np
 import reading
 from network import HAIR, Layer
 from reading import Malformed, Unusable
@@ -92,25 +91,26 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
     say(f"images        {len(images)} of {settings['dataset']}, {' x '.join(map(str, images.shape[1:]))}")
     tensors = reading.safetensors(contents["model.safetensors"], "model.safetensors")
     if new:
-        report.compare("result.json, guarantee", result.get("guarantee"), "exact")
+        if result.get("guarantee") != "exact":
+            report.wrong("result.json, guarantee", f"{result.get('guarantee')!r}; only 'exact' can be checked here")
         report.compare("result.json, weights_sha256", result.get("weights_sha256"), reading.sha256(contents["model.safetensors"]))
         report.compare("result.json, data_sha256", result.get("data_sha256"), reading.data_sha256(images, labels))
     layers = _layers(settings, images.shape[1:], tensors)
-    if not layers:
-        return
-    _, activation = _text(settings, "network"), _text(settings, "activation")
-    say(f"network       {settings['network']}, {len(layers)} affine layers, {activation}")
+    say(f"network       {settings['network']}, {len(layers)} affine layers, {settings['activation']}")
 
-    bounds = _norms(layers, result, contents["result.json"], options, report)
     claimed, predictions, radii = reading.certificates(contents["certificates.csv"], "certificates.csv")
-    if not _check_rows(claimed, predictions, labels, len(layers[-1].bias), report) or bounds is None:
+    if not _check_rows(claimed, predictions, labels, len(layers[-1].bias), report):
         return
     _check_counts(result, labels, predictions, radii, report)
-    _check_constant(result, layers[-1], bounds, report)
+    bounds = _norms(layers[:-1], result, options, report)
+    if bounds is None:
+        return
+    if new:
+        _check_constant(result, layers[-1], bounds, report)
 
     n = len(images) if options.limit is None else min(options.limit, len(images))
-    net = network.Network(layers, activation, bounds)
-    _check_certificates(net, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], new, report)
+    net = network.Network(layers, settings["activation"], bounds)
+    _check_certificates(net, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], report)
 
 
 def _text(settings: dict, name: str) -> str:
@@ -120,10 +120,10 @@ def _text(settings: dict, name: str) -> str:
     return value
 
 
-def _number(result: dict, name: str) -> float:
-    value = result.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Malformed(f"result.json, {name}: {value!r} is no number")
+def _number(table: dict, name: str, where: str = "result.json") -> float:
+    value = table.get(name)
+    if type(value) not in (int, float) or not -1e300 < value < 1e300:
+        raise Malformed(f"{where}, {name}: {value!r} is no number")
     return float(value)
 
 
@@ -172,57 +172,50 @@ def _check_counts(result: dict, labels: np.ndarray, predictions: np.ndarray, rad
     curve = result.get("vra_at")
     if not isinstance(curve, dict) or not all(re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", key, re.ASCII) for key in curve):
         raise Malformed("result.json, vra_at: not a table of accuracies by epsilon")
-    figures = {"test_accuracy": -1.0, "test_vra": _number(result, "epsilon")}
-    for name, epsilon in figures.items():
-        _check_share(f"result.json, {name}", _number(result, name), right & (radii > epsilon), report)
-    for key in curve:
-        _check_share(f"result.json, vra_at {key}", _number(curve, key), right & (radii > float(key)), report)
-    report.say(f"figures       accuracy {result['test_accuracy']}, VRA {result['test_vra']} at {result['epsilon']}: claimed")
-
-
-def _check_share(where: str, claimed: float, counted: np.ndarray, report: Report) -> None:
-    count, n = int(counted.sum()), len(counted)
-    if abs(claimed - count / n) > 1e-12:
-        report.wrong(where, f"{claimed!r} is claimed, the rows give {count} of {n}, {count / n!r}")
+    figures = [
+        ("test_accuracy", _number(result, "test_accuracy"), right),
+        ("test_vra", _number(result, "test_vra"), right & (radii > _number(result, "epsilon"))),
+        *((f"vra_at {key}", _number(curve, key, "result.json, vra_at"), right & (radii > float(key))) for key in curve),
+    ]
+    for name, claimed, counted in figures:
+        count, n = int(counted.sum()), len(counted)
+        if abs(claimed - count / n) > 1e-12:
+            report.wrong(f"result.json, {name}", f"{claimed!r} is claimed, the rows give {count} of {n}, {count / n!r}")
+    report.say(f"figures       of these rows: accuracy {right.mean()}, VRA {figures[1][2].mean()} at {result['epsilon']}")
 
 
 def _check_constant(result: dict, head: Layer, bounds: list[float], report: Report) -> None:
     """`lipschitz_upper`, the largest ||w_j - w_i|| product that the radii are divided by, to nine digits."""
-    found = float(network.row_distances(head.weight).max()) * math.prod(bounds)
+    found = float(network.row_distances(head.weight)[0].max()) * math.prod(bounds)
     claimed = _number(result, "lipschitz_upper")
-    if "format" in result and abs(claimed - found) > 1e-9 * found:
+    if abs(claimed - found) > 1e-9 * found:
         report.wrong("result.json, lipschitz_upper", f"{claimed!r} is claimed, the layer norms and the head give {found!r}")
 
 
-def _norms(layers: list[Layer], result: dict, raw: bytes, options: Options, report: Report) -> list[float] | None:
+def _norms(body: list[Layer], result: dict, options: Options, report: Report) -> list[float] | None:
     """A proven bound on each layer before the head: the claimed ones, or, for a run that claims none, the smallest provable."""
-    body = layers[:-1]
     proofs = _Proofs(options.cache)
     if "format" not in result:
-        report.say("layer norms   none are stored with this run (it is older than the format): proven from nothing")
-        bounds = []
-        for layer in body:
-            bounds.append(proofs.smallest(layer))
-            report.say(f"  layer {layer.name:<4}  {bounds[-1]!r} is proven")
+        report.say("layer norms   none are stored with this run, which is older than they are: proven from nothing")
+        bounds = [proofs.smallest(layer) for layer in body]
+        for layer, bound in zip(body, bounds, strict=True):
+            report.say(f"  layer {layer.name:<6}{bound!r} is proven")
         return bounds
     claims = result.get("layer_norms")
-    if not isinstance(claims, dict) or sorted(claims) != sorted(layer.name for layer in body):
-        named = sorted(claims, key=str) if isinstance(claims, dict) else claims
+    if not isinstance(claims, dict) or set(claims) != {layer.name for layer in body}:
+        named = list(claims) if isinstance(claims, dict) else claims
         report.wrong("result.json, layer_norms", f"{named!r}, and the layers are {[layer.name for layer in body]}")
         return None
     bounds = []
     for layer in body:
-        claim = claims[layer.name]
-        if type(claim) not in (int, float) or not math.isfinite(claim) or claim < 0:
-            report.wrong(f"result.json, layer_norms, layer {layer.name}", f"{claim!r} is no number from 0 up")
-            return None
+        claim = _number(claims, layer.name, "result.json, layer_norms")
         start = time.perf_counter()
-        how = proofs.method(layer, float(claim))
+        how = proofs.method(layer, claim)
         if how is None:
             report.wrong(f"result.json, layer_norms, layer {layer.name}", f"{claim!r} is not proven; {_nearest(layer, claim)}")
         else:
-            report.say(f"  layer {layer.name:<4}  {claim!r} is proven by {how} ({time.perf_counter() - start:.1f} s)")
-        bounds.append(float(claim))
+            report.say(f"  layer {layer.name:<6}{claim!r} is proven by {how} ({time.perf_counter() - start:.1f} s)")
+        bounds.append(claim)
     return bounds
 
 
@@ -283,14 +276,12 @@ def _check_certificates(
     radii: np.ndarray,
     sample: int,
     weights: bytes,
-    new: bool,
     report: Report,
 ) -> None:
     """Each prediction and radius: by float64 where its error bound decides, else, and for a sample, in exact arithmetic."""
     start, n = time.perf_counter(), len(images)
     head = net.head.weight
-    distances, product = network.row_distances(head), math.prod(map(Fraction, net.norms))
-    largest = float(product) * HAIR
+    (distances, slack), product = network.row_distances(head), math.prod(map(Fraction, net.norms))
     chosen = set(random.Random(reading.sha256(weights)).sample(range(n), min(sample, n)))
     verdicts = np.zeros(n, np.int64)  # 1 holds, -1 does not, 0 open
     seen = {}
@@ -300,7 +291,8 @@ def _check_certificates(
             # The images that the network sees: uint8 divided by 255, rounded to float32.
             x = images[part].astype(np.float32) / np.float32(255)
             y, deviation, local = net.logits(x)
-            verdicts[part], margins, errors = _verdicts(y, deviation, local, distances, predictions[part], radii[part], largest)
+            j, r = predictions[part], radii[part]
+            verdicts[part], margins, errors = _verdicts(y, deviation, local, distances[j], slack, float(product), j, r)
             for k in chosen.intersection(range(at, at + BATCH)):
                 seen[k] = margins[k - at], errors[k - at]
     seconds = time.perf_counter() - start
@@ -313,44 +305,47 @@ def _check_certificates(
         if k in seen:
             _check_own_error(logits, j, *seen[k], k)
         refuted = exact.supports(logits, j, float(radii[k]), product, exact.squared_distances(head, j))
-        if refuted is None and verdicts[k] < 0 or refuted is not None and verdicts[k] > 0:
+        if verdicts[k] == (-1 if refuted is None else 1):
             raise AssertionError(f"image {k}: float64 and exact arithmetic decide differently; the checker is at fault")
         verdicts[k] = 1 if refuted is None else -1
     held = int((verdicts > 0).sum())
     for k in np.flatnonzero(verdicts < 0):
-        what = _fault(net, images[k], int(predictions[k]), distances, largest)
-        report.wrong(f"certificates.csv, row {k}", f"prediction {predictions[k]}, radius {float(radii[k])!r}; {what}", "certificates")
+        what = _fault(net, images[k], int(predictions[k]), distances, float(product))
+        claim = f"prediction {predictions[k]}, radius {float(radii[k])!r}"
+        report.wrong(f"certificates.csv, row {k}", f"{claim}; {what}", "certificates")
     report.say(
-        f"certificates  {held} of {n} hold{'' if new else ' with these norms'}: {n - len(undecided)} decided by float64 with its error "
-        f"bounded ({seconds:.0f} s), {len(undecided)} by exact arithmetic ({time.perf_counter() - start - seconds:.0f} s)"
+        f"certificates  {held} of {n} hold: {n - len(undecided)} decided by float64 with its error bounded ({seconds:.0f} s), "
+        f"{len(undecided)} by exact arithmetic ({time.perf_counter() - start - seconds:.0f} s)"
     )
     if n < len(predictions):
         report.say(f"              only the first {n} of {len(predictions)} images were looked at")
 
 
-def _verdicts(y, deviation, local, distances, predictions, radii, product):
-    """For a batch: 1 where a certificate holds, -1 where it does not, 0 where rounding leaves it open; margins and their errors."""
+def _verdicts(y, deviation, local, distances, slack, product, predictions, radii):
+    """For a batch: 1 where a certificate holds, -1 where not, 0 where rounding leaves it open; the margins; bounds on their errors.
+
+    `distances` (n, classes) are those of the head's rows from the predicted one, within a factor of `slack`.
+    """
     rows = np.arange(len(y))
-    j = predictions
-    margins = y[rows, j][:, None] - y
-    spans = distances[j] * HAIR
-    errors = (spans * deviation[:, None] + local + local[rows, j][:, None] + np.abs(margins) * 2 * network.UNIT) * HAIR
+    margins = y[rows, predictions][:, None] - y
+    own = local[rows, predictions][:, None]
+    errors = (distances * slack * deviation[:, None] + local + own + np.abs(margins) * 2 * network.UNIT) * HAIR
     low, high = margins - errors, margins + errors
-    # 0 times infinity: rows that do not differ need no margin beyond a positive one.
-    need = np.where(spans > 0, radii[:, None] * spans * product, 0.0)
+    # Rows that do not differ need no margin beyond a positive one, whatever the radius (0 times infinity).
+    need = np.where(distances > 0, radii[:, None] * distances * product, 0.0)
+    slack *= 1 + 16 * network.UNIT  # and the products' own rounding
     others = np.ones_like(y, bool)
-    others[rows, j] = False
-    # Rounding of the comparison itself: radius, distance and product are within HAIR^2 of the truth, from above.
-    holds = ((low > 0) & (low >= need * HAIR)) | ~others
-    fails = ((high < 0) | (high < need / HAIR**5)) & others
+    others[rows, predictions] = False
+    holds = ((low > 0) & (low >= need * slack + network.TINY)) | ~others
+    fails = ((high < 0) | (high < need / slack - network.TINY)) & others
     decided = np.where(holds.all(1), 1, np.where(fails.any(1), -1, 0))
     return np.where(np.isfinite(y).all(1) & np.isfinite(errors).all(1), decided, 0), margins, errors
 
 
 def _check_own_error(logits: list[Fraction], j: int, margins: np.ndarray, errors: np.ndarray, k: int) -> None:
     """The checker's own claim: float64 is no further from the truth than its error bound says."""
-    for i, logit in enumerate(logits):
-        if i != j and np.isfinite(errors[i]) and abs(logits[j] - logit - Fraction(float(margins[i]))) > Fraction(float(errors[i])):
+    for i in np.flatnonzero(np.isfinite(errors) & np.isfinite(margins)):
+        if i != j and abs(logits[j] - logits[i] - Fraction(float(margins[i]))) > Fraction(float(errors[i])):
             raise AssertionError(f"image {k}: the bound on float64's error does not hold; the checker is at fault")
 
 

@@ -58,7 +58,10 @@ class Options:
 
 
 def check(folder: Path, options: Options, say: Callable[[str], None]) -> bool:
-    """Check a run's folder; True if all that was checked holds. Raises Unusable where nothing can be said."""
+    """Check a run's folder and `say` what was found, line by line; True if all that was checked holds.
+
+    Raises Unusable where nothing can be said of it.
+    """
     if not folder.is_dir():
         raise Unusable(f"{folder} is no folder")
     if not (folder / "result.json").is_file():
@@ -111,6 +114,8 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
     n = len(images) if options.limit is None else min(options.limit, len(images))
     net = network.Network(layers, settings["activation"], bounds)
     _check_certificates(net, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], report)
+    if n < len(images):
+        say(f"              only the first {n} of {len(images)} images were looked at")
 
 
 def _text(settings: dict, name: str) -> str:
@@ -197,7 +202,10 @@ def _norms(body: list[Layer], result: dict, options: Options, report: Report) ->
     proofs = _Proofs(options.cache)
     if "format" not in result:
         report.say("layer norms   none are stored with this run, which is older than they are: proven from nothing")
-        bounds = [proofs.smallest(layer) for layer in body]
+        try:
+            bounds = [proofs.smallest(layer) for layer in body]
+        except ValueError as error:
+            raise Unusable(str(error)) from error
         for layer, bound in zip(body, bounds, strict=True):
             report.say(f"  layer {layer.name:<6}{bound!r} is proven")
         return bounds
@@ -282,6 +290,8 @@ def _check_certificates(
     start, n = time.perf_counter(), len(images)
     head = net.head.weight
     (distances, slack), product = network.row_distances(head), math.prod(map(Fraction, net.norms))
+    # Far from where float64 ends its products neither over- nor underflow; beyond that all is left open.
+    rounded = float(product) if Fraction(1, 10**200) < product < 10**200 else math.nan
     chosen = set(random.Random(reading.sha256(weights)).sample(range(n), min(sample, n)))
     verdicts = np.zeros(n, np.int64)  # 1 holds, -1 does not, 0 open
     seen = {}
@@ -292,7 +302,7 @@ def _check_certificates(
             x = images[part].astype(np.float32) / np.float32(255)
             y, deviation, local = net.logits(x)
             j, r = predictions[part], radii[part]
-            verdicts[part], margins, errors = _verdicts(y, deviation, local, distances[j], slack, float(product), j, r)
+            verdicts[part], margins, errors = _verdicts(y, deviation, local, distances[j], slack, rounded, j, r)
             for k in chosen.intersection(range(at, at + BATCH)):
                 seen[k] = margins[k - at], errors[k - at]
     seconds = time.perf_counter() - start
@@ -310,21 +320,19 @@ def _check_certificates(
         verdicts[k] = 1 if refuted is None else -1
     held = int((verdicts > 0).sum())
     for k in np.flatnonzero(verdicts < 0):
-        what = _fault(net, images[k], int(predictions[k]), distances, float(product))
+        what = _fault(net, images[k], int(predictions[k]), distances, rounded)
         claim = f"prediction {predictions[k]}, radius {float(radii[k])!r}"
         report.wrong(f"certificates.csv, row {k}", f"{claim}; {what}", "certificates")
     report.say(
         f"certificates  {held} of {n} hold: {n - len(undecided)} decided by float64 with its error bounded ({seconds:.0f} s), "
         f"{len(undecided)} by exact arithmetic ({time.perf_counter() - start - seconds:.0f} s)"
     )
-    if n < len(predictions):
-        report.say(f"              only the first {n} of {len(predictions)} images were looked at")
 
 
 def _verdicts(y, deviation, local, distances, slack, product, predictions, radii):
-    """For a batch: 1 where a certificate holds, -1 where not, 0 where rounding leaves it open; the margins; bounds on their errors.
-
-    `distances` (n, classes) are those of the head's rows from the predicted one, within a factor of `slack`.
+    """For a batch: (verdicts, margins, errors). A verdict is 1 where a certificate holds, -1 where it does not, 0 where rounding
+    leaves it open; margins (n, classes) are those of the prediction over each class, within the errors. `distances` (n, classes)
+    are those of the head's rows from the predicted one, within a factor of `slack`.
     """
     rows = np.arange(len(y))
     margins = y[rows, predictions][:, None] - y
@@ -332,7 +340,7 @@ def _verdicts(y, deviation, local, distances, slack, product, predictions, radii
     errors = (distances * slack * deviation[:, None] + local + own + np.abs(margins) * 2 * network.UNIT) * HAIR
     low, high = margins - errors, margins + errors
     # Rows that do not differ need no margin beyond a positive one, whatever the radius (0 times infinity).
-    need = np.where(distances > 0, radii[:, None] * distances * product, 0.0)
+    need = np.where(distances > 0, radii[:, None] * (distances * product), 0.0)
     slack *= 1 + 16 * network.UNIT  # and the products' own rounding
     others = np.ones_like(y, bool)
     others[rows, predictions] = False
@@ -357,5 +365,5 @@ def _fault(net: network.Network, image: np.ndarray, j: int, distances: np.ndarra
         if winner != j:
             return f"class {winner} has the larger logit"
         radii = (y[j] - y) / (distances[j] * product)
-    i = min((i for i in range(len(y)) if i != j), key=lambda i: (radii[i], i))
+    i = min((i for i in range(len(y)) if i != j), key=lambda i: radii[i])
     return f"its margin over class {i} allows about {float(radii[i])!r}"

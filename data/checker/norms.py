@@ -55,13 +55,10 @@ def _factor(block: Block, count: int, reach: int, t: float) -> float | None:
             if j == k:
                 m = m + t * np.eye(m.shape[-1])
             rest = m - sum((row[i] @ _transposed(rows[j][i]) for i in range(first, j)), np.zeros(1))
-            if j < k:
-                row[j] = _transposed(np.linalg.solve(rows[j][j], _transposed(rest)))
-            else:
-                try:
-                    row[j] = np.linalg.cholesky(rest)
-                except np.linalg.LinAlgError:
-                    return None
+            try:
+                row[j] = np.linalg.cholesky(rest) if j == k else _transposed(np.linalg.solve(rows[j][j], _transposed(rest)))
+            except np.linalg.LinAlgError:
+                return None
             left, right = (np.concatenate([r[i] for i in range(first, j + 1)], -1) for r in (row, rows[j]))
             terms = max(terms, left.shape[-1])
             rest = m - left @ _transposed(right)
@@ -73,7 +70,8 @@ def _factor(block: Block, count: int, reach: int, t: float) -> float | None:
             across[k] = across[k] + _rows(row[j])
             down[j] = down[j] + _rows(_transposed(row[j]))
         rows.pop(k - reach, None)
-    largest = [max(float(np.max(part)) for part in parts) for parts in (residual, matrix, across, down)]
+    # numpy's max, since Python's may pass over a NaN.
+    largest = [float(np.max([np.max(part) for part in parts])) for parts in (residual, matrix, across, down)]
     # A symmetric matrix's norm is at most its largest row sum, and |L||L'| has row sums of at most |L|'s rows times its columns.
     rho = (largest[0] + gamma(terms + 8) * (largest[1] + largest[2] * largest[3])) * HAIR + TINY
     return rho if math.isfinite(rho) else None

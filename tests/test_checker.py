@@ -288,13 +288,18 @@ def test_rows_that_equal_each_other(tmp_path):
     assert holds, said
 
 
-def test_what_float64_cannot_tell_exact_arithmetic_decides(tmp_path):
-    """A bias of 2^70 drowns every pixel in float64 and cancels in the head."""
+@pytest.mark.parametrize("notation", ["| 4", "| 4 4"])
+def test_what_float64_cannot_tell_exact_arithmetic_decides(tmp_path, notation):
+    """A bias of 2^70 drowns every pixel in float64, and cancels in the head or in a layer before it."""
     generator = np.random.default_rng(8)
     weight = generator.normal(size=(4, SIDE * SIDE)).astype(np.float32)
-    head = np.float32([[1, -1, 0, 0], [0, 1, -1, 0], [0, 0, 1, -1]])
-    layers = [(weight, np.full(4, 2.0**70, np.float32), 0), (head, np.zeros(3, np.float32), 0)]
-    huge = Run(tmp_path, layers, "| 4", random_images(9, 5), np.zeros(5, int), activation="relu", spare=0)
+    cancel = np.float32([[1, -1, 0, 0], [0, 1, -1, 0], [0, 0, 1, -1], [1, 0, 0, -1]])
+    layers = [(weight, np.full(4, 2.0**70, np.float32), 0), (cancel, np.zeros(4, np.float32), 0)]
+    if notation == "| 4":
+        layers[1] = cancel[:3], np.float32([0.5, 0, 0]), 0
+    else:
+        layers.append((generator.normal(size=(3, 4)).astype(np.float32), np.float32([0.5, 0, -0.5]), 0))
+    huge = Run(tmp_path, layers, notation, random_images(9, 5), np.zeros(5, int), activation="relu", spare=0)
     holds, said = huge.check(exact=0)
     assert holds and "5 by exact arithmetic" in said, said
     index, label, prediction, radius = huge.rows()[4]

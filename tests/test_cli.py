@@ -222,6 +222,16 @@ def test_the_command_as_a_shell_calls_it(tmp_path, digits):
     assert done.returncode == 2 and "usage" in done.stderr
 
 
+@pytest.mark.slow
+def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, net, digits):
+    file = save(tmp_path / "own.npz", x=digits)
+    assert main(["certify", "mnist-0.3", "--images", file, "--guarantee", "deployed"]) == 0
+    deployed = [float(row["radius"]) for row in rows(capsys.readouterr().out)]
+    x = digits[:, None].float() / 255
+    assert deployed == net.certify(x, guarantee="deployed").radius.tolist()
+    assert all(a < b for a, b in zip(deployed, net.certify(x).radius.tolist(), strict=True))
+
+
 # --- stored nets
 
 

@@ -104,6 +104,16 @@ def test_pip_would_install_what_conda_gives_it(tmp_path):
     assert re.search(r"Would install gloro[-_]lite", done.stdout)
 
 
+@pytest.mark.slow
+def test_jupyterlab_loads_its_extensions():
+    pytest.importorskip("jupyterlab", reason="the extra lab is not installed")
+    command = [sys.executable, "-m", "jupyterlab.labextensions", "list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    listing = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
+    for extension in ("jupyterlab-myst", "anywidget", "@jupyter-widgets/jupyterlab-manager"):
+        assert re.search(rf"{extension} v\S+ enabled +OK", listing), listing
+
+
 # --- the package, installed
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import sys
 
 from gloro_lite.cli import cards, certify, compare, export
@@ -32,10 +33,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"]:  # which has a parser and exit codes of its own
-        from gloro_lite.train.__main__ import main as train
-
-        return train(arguments[1:])
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -56,3 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _train(arguments: list[str]) -> int:
+    """`python -m gloro_lite.train`, which has options and exit codes of its own."""
+    before = sys.argv
+    sys.argv = ["python -m gloro_lite train", *arguments]
+    try:
+        runpy.run_module("gloro_lite.train", run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0

@@ -1,17 +1,22 @@
-# Two commands set up everything on a fresh machine with Python 3.11 or newer:
+# Two commands set up everything on a fresh machine with Python 3.11 to 3.14:
 #   make book    run the notebooks, render the book
-#   make test    lint, unit tests, notebooks as tests, the rendered book
+#   make test    lint, types, unit tests, notebooks as tests, the rendered book
+# On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before them takes PyTorch's CPU build, of a tenth of the size.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup book notebooks test bench picture serve clean lock
+.PHONY: help setup book notebooks lab lint check test links cards bench picture serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
+	@echo "make lab    the chapters in JupyterLab, to change and run"
+	@echo "make check  lint, types and the fast tests, in a minute"
 	@echo "make test   everything that CI checks"
+	@echo "make links  follow every link of the book to other sites"
+	@echo "make cards  the model cards and the README's table, from data/"
 	@echo "make bench  the cost of a step, of a certificate and of a widget's redraw on this machine"
 	@echo "make picture  the README's picture of the margin explorer"
 	@echo "make serve  the rendered book on http://localhost:8000"
@@ -32,17 +37,34 @@ setup: $(READY)
 notebooks: $(READY)
 	$(BIN)/python book/_ext/execute.py
 
+# The licences of what the pages hold go with them.
 book: notebooks
 	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet
+	$(BIN)/python book/_ext/licences.py _build/html
 	@echo
 	@echo "The book is ready: open $(CURDIR)/_build/html/index.html"
 
-test: $(READY)
+lab: $(READY)
+	$(BIN)/jupyter lab book/introduction.ipynb
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint
+	$(BIN)/python -m pytest tests -q -m "not slow and not browser and not data"
+
+test: lint
 	$(BIN)/python -m pytest tests --ignore tests/book
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/book
+
+links: notebooks
+	$(BIN)/jupyter-book build . --path-output . --builder linkcheck
+
+cards: $(READY)
+	$(BIN)/python -m gloro_lite cards
 
 bench: book
 	$(BIN)/python -m gloro_lite.train.benchmark
@@ -57,11 +79,12 @@ serve: book
 clean:
 	rm -rf _build
 
-# A fresh environment, the newest versions that pyproject.toml admits, and what pip then finds installed.
+# A fresh environment, the newest versions that pyproject.toml admits, and what pip then finds installed. Without CUDA's packages,
+# which only some builds of torch need and ask for themselves.
 lock:
 	rm -rf _build/lock
 	$(PYTHON) -m venv _build/lock
 	_build/lock/bin/python -m pip install --quiet torch==2.13.0
 	_build/lock/bin/python -m pip install --quiet --no-deps torchvision==0.28.0
-	_build/lock/bin/python -m pip install --quiet '.[book,test,train]'
-	_build/lock/bin/python -m pip freeze --exclude gloro-lite | sed 's/+cpu//' | grep -v -i '^\(nvidia\|cuda\|triton\)' > requirements.lock
+	_build/lock/bin/python -m pip install --quiet '.[book,lab,onnx,test,train]'
+	_build/lock/bin/python -m pip freeze --all --exclude gloro-lite --exclude pip --exclude wheel | sed 's/+cpu//' | grep -v -i '^\(nvidia\|cuda\|triton\)' > requirements.lock

@@ -1,4 +1,6 @@
-"""Every test starts from the same seeds, and hypothesis draws the same examples each time."""
+"""Every test starts from the same seeds, and hypothesis draws the same examples each time. Tests of pages are `browser`."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,14 @@ from hypothesis import settings
 settings.register_profile("gloro", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("gloro")
 torch.set_num_threads(1)
+
+PAGES = Path(__file__).parent / "book"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if PAGES in item.path.parents:
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(autouse=True)

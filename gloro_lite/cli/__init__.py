@@ -1,0 +1,70 @@
+"""The command line: `python -m gloro_lite certify`, `compare`, `export`, `cards` and `train`.
+
+Each command is a module with `add`, which declares its options, and `run`, which does the work and raises ValueError or OSError
+with a message that says what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+
+from gloro_lite.cli import cards, certify, compare, export
+
+COMMANDS = (certify, compare, export, cards)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    p = argparse.ArgumentParser(
+        prog="python -m gloro_lite",
+        description="Certified classifiers: certify images, compare, export and train nets.",
+        epilog="Exit codes: 0 done, 1 an error, 2 a command or option that is not understood, 130 interrupted.",
+    )
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.add(commands)
+    commands.add_parser("train", help="train a recipe and certify the test set (`train --help` lists its options)")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wants. Python would flush once more as it exits, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "gloro_lite":
+            raise
+        print(f"error: this needs the package {error.name}: pip install {error.name}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(arguments: list[str]) -> int:
+    """`python -m gloro_lite.train`, which has options and exit codes of its own."""
+    before = sys.argv
+    sys.argv = ["python -m gloro_lite train", *arguments]
+    try:
+        runpy.run_module("gloro_lite.train", run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0

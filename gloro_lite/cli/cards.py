@@ -1,0 +1,196 @@
+"""`cards`: a model card for each stored net, and the README's table of results, from what `data/` holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from gloro_lite import stored
+from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.files import write_atomically
+
+DATA_SETS = {
+    "mnist": (
+        "MNIST: grey images of handwritten digits, 28 x 28 pixels (LeCun, Cortes, Burges 1998). They are not in this repository: "
+        "the package downloads them, and their authors' terms hold for them."
+    ),
+    "cifar10": (
+        "CIFAR-10: colour photographs of ten kinds of animals and vehicles, 32 x 32 pixels (Krizhevsky 2009). They are not in "
+        "this repository: the package downloads them, and their author's terms hold for them."
+    ),
+    "tiny-imagenet": (
+        "Tiny-ImageNet: colour photographs of 200 classes of ImageNet, 64 x 64 pixels (Stanford CS231n). They are not in this "
+        "repository: the package downloads them, and ImageNet's terms hold for them: research that is not commercial is allowed."
+    ),
+}
+
+START, END = "<!-- written by `python -m gloro_lite cards` -->", "<!-- end -->"
+
+Record = dict[str, Any]
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "cards",
+        help="write the model cards and the README's table of results, in a checkout",
+        description="Write data/results/<recipe>/README.md for each stored net, and the table of results in README.md.",
+    )
+    p.add_argument("--check", action="store_true", help="write nothing; exit 1 if any file is not as it would be written")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command. Raises FileNotFoundError outside a checkout."""
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if not options.check:
+            write_atomically(path, pages()[path].encode())
+        print(f"{path} {'is not current: run `python -m gloro_lite cards`' if options.check else 'written'}")
+    if not stale:
+        print("all current")
+    return 1 if stale and options.check else 0
+
+
+def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
+    """Every file that the command writes, with its text. Raises FileNotFoundError where `results` is not a checkout's."""
+    root = results.parents[1]
+    if not (root / "README.md").is_file() or not results.is_dir():
+        raise FileNotFoundError("there is no data/results here: model cards are written in a checkout of the project")
+    runs = stored_runs(results)
+    texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    paper = json.loads((root / "data" / "paper.json").read_text(encoding="utf-8"))["table"]
+    pattern = re.escape(START) + ".*?" + re.escape(END)
+    table = f"{START}\n\n{results_table(paper, runs)}\n\n{END}"
+    texts[root / "README.md"] = re.sub(pattern, lambda _: table, readme, flags=re.DOTALL)
+    return texts
+
+
+def stored_runs(results: Path) -> dict[str, list[Record]]:
+    """What each stored run's result.json says, by recipe and in the order of the seeds."""
+    runs: dict[str, list[Record]] = {}
+    for path in results.glob("*/seed-*/result.json"):
+        runs.setdefault(path.parts[-3], []).append(stored.record(path.parent))
+    return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
+
+
+def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
+    """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set."""
+    lines = [
+        "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in paper:
+        clean, _, vra = row["gloro"]
+        records = runs.get(row["recipe"], [])
+        ours = ["not run", "not run", "0"]
+        if records:
+            ours = [
+                _mean(records, "test_accuracy"),
+                _mean(records, "test_vra"),
+                f"[{len(records)}](data/results/{row['recipe']}/README.md)",
+            ]
+        lines.append("| " + " | ".join([row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}", *ours]) + " |")
+    return "\n".join(lines)
+
+
+def _mean(records: list[Record], field: str) -> str:
+    values = [100 * record[field] for record in records]
+    return f"{sum(values) / len(values):.2f}"
+
+
+def card(recipe: str, records: list[Record]) -> str:
+    """The model card of a recipe's stored nets, one for each seed, as Markdown."""
+    first = records[0]
+    settings, info = first["settings"], INFO[first["settings"]["dataset"]]
+    channels, height, width = info.shape
+    initial = settings.get("initial")
+    start = f"; training began with the weights of [{initial}](../{initial}/README.md)" if initial else ""
+    name = recipe if first["seed"] == 0 else f"{recipe}/seed-{first['seed']}"
+    rows = [
+        "| seed | clean accuracy | certified (VRA) | validation VRA | largest K | epoch | trained on |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        cells = [
+            f"[{record['seed']}](seed-{record['seed']}/)",
+            f"{100 * record['test_accuracy']:.2f}",
+            f"{100 * record['test_vra']:.2f}",
+            f"{100 * record['validation_vra']:.2f}",
+            f"{record['lipschitz_upper']:.4f}",
+            f"{record['chosen_epoch'] + 1} of {record['epochs']}",
+            record["device"],
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    radii = ["| radius | " + " | ".join(first["vra_at"]) + " |", "|---|" + "---|" * len(first["vra_at"])]
+    for record in records:
+        values = " | ".join(f"{100 * value:.2f}" for value in record["vra_at"].values())
+        radii.append(f"| seed {record['seed']} | {values} |")
+    fields = "\n".join(f"| `{field}` | {_value(value)} |" for field, value in settings.items() if field != "name")
+    return f"""\
+# Model card: {recipe}
+
+A GloRo Net: {settings["network"]} on {channels} x {height} x {width} images, {info.classes} classes and ⊥, for
+l2 perturbations of norm {first["epsilon"]:.6g} in pixel units of images in [0, 1]{start}.
+
+```python
+import gloro_lite
+
+net = gloro_lite.load("{name}")
+```
+
+## Data
+
+{DATA_SETS[settings["dataset"]]}
+{info.train} images to train on, {info.validation} to choose the epoch by, {info.test} to test on. Bytes are divided by 255, and
+nothing else is done to them.
+
+## Figures
+
+On the test set, in per cent. Certified (verified-robust accuracy, VRA): predicted rightly, and proven that no point within
+{first["epsilon"]:.6g} has another class. The standard error of a figure p is √(p (100 - p) / {info.test}).
+
+{chr(10).join(rows)}
+
+Certified accuracy at other radii, by the same certificates:
+
+{chr(10).join(radii)}
+
+Each seed's folder holds the weights (`model.safetensors`, which runs no code when it is read), a certificate for each test
+image (`certificates.csv`), the training history (`history.csv`) and everything above (`result.json`).
+
+## Training
+
+`python -m gloro_lite train --recipe {recipe}`; {_versions(first)}.
+
+| setting | value |
+|---|---|
+{fields}
+
+## Limits
+
+- The guarantee is for l2 balls in pixel space, and for the class alone: a wrong prediction can be certified too. It says nothing
+  of rotations, other norms, or images that are no images of this data set, which can be certified as well.
+- It is made to study certified training, and is no part for a system on which anyone depends.
+- The epoch was chosen by the validation images, but the recipe was developed while test figures of earlier recipes were known.
+
+MIT licence, as the rest of the project.
+"""
+
+
+def _versions(record: Record) -> str:
+    versions = record["versions"]
+    commit = versions.get("commit")
+    at = f", at commit `{commit[:12]}`" if commit else ""
+    return (
+        f"with PyTorch {versions['torch']} and Python {versions['python']}{at}, "
+        f"{record['seconds_per_epoch']:.3g} s an epoch on {record['threads']} thread{'s' * (record['threads'] != 1)}"
+    )
+
+
+def _value(value: object) -> str:
+    return "none" if value == "" else f"{value:.6g}" if isinstance(value, float) else f"{value}"

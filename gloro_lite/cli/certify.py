@@ -1,0 +1,94 @@
+"""`certify`: each image of a folder or file with the class that a net proves for it, and the radius, as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from gloro_lite import stored
+from gloro_lite.certificate import BOTTOM, GUARANTEES, check_epsilon
+from gloro_lite.cli import images
+from gloro_lite.files import write_atomically
+
+_BATCH = 500
+
+
+def radius(text: str) -> float:
+    """An epsilon from the command line: a number or a fraction, 36/255 say."""
+    try:
+        return check_epsilon(float(Fraction(text)))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no radius: give a number greater than 0, 0.3 or 36/255 say") from None
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    p = commands.add_parser(
+        "certify",
+        help="certify your own images",
+        description=(
+            "Certify images and write a CSV: a row for each image with its name or number, its label if the file gives labels, "
+            "the net's prediction, the class that is certified at epsilon or `bottom`, and the l2 radius within which the "
+            "prediction is proven not to change. Pixels count as 0 to 1 and are taken as float32."
+        ),
+    )
+    p.add_argument("net", metavar="NET", help="a stored net, mnist-0.3 or mnist-0.3/seed-1 say, or the folder of a run of yours")
+    p.add_argument(
+        "--images",
+        required=True,
+        metavar="PATH",
+        help="a folder of pictures, or a .npz with the images as x (bytes, or floats from 0 to 1) and labels, if any, as y",
+    )
+    p.add_argument("--epsilon", type=radius, metavar="E", help="l2 radius, a number or a fraction (default: the net's own)")
+    p.add_argument(
+        "--guarantee",
+        choices=GUARANTEES,
+        default=GUARANTEES[0],
+        help="of whose prediction: the network's in real arithmetic (exact, the default), or also as PyTorch runs it on a CPU in "
+        "float32, rounding errors at every point of the ball counted (deployed)",
+    )
+    p.add_argument("--output", metavar="FILE.csv", help="where to write (default: to the terminal)")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command. Raises ValueError and OSError."""
+    output = None if options.output is None else Path(options.output).expanduser()
+    if output is not None and not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {output} does not exist: make it first")  # before the work, not after it
+    net = stored.load(options.net)
+    epsilon = net.epsilon if options.epsilon is None else options.epsilon
+    own = images.read(options.images, net.input_shape, net.classes)
+    parts = [net.certify(images.unit(x), epsilon, guarantee=options.guarantee) for x in own.x.split(_BATCH)]
+    label = torch.cat([part.label for part in parts])
+    prediction = torch.cat([part.prediction for part in parts])
+    radii = torch.cat([part.radius for part in parts])
+
+    columns: dict[str, list[object]] = {"file" if Path(options.images).expanduser().is_dir() else "index": list(own.names)}
+    if own.y is not None:
+        columns["label"] = own.y.tolist()
+    columns["prediction"] = prediction.tolist()
+    columns["certified"] = ["bottom" if value == BOTTOM else value for value in label.tolist()]
+    columns["radius"] = radii.tolist()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    if output is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        write_atomically(output, text.getvalue().encode())
+
+    certified = int((label != BOTTOM).sum())
+    summary = f"{certified} of {len(label)} images certified at epsilon {epsilon:.6g}, {len(label) - certified} given bottom"
+    if own.y is not None:
+        right = (prediction == own.y).double().mean().item()
+        summary += f"; {right:.2%} predicted rightly, {(label == own.y).double().mean().item():.2%} certified and right"
+    print(summary if output is None else f"{output}: {summary}", file=sys.stderr)
+    return 0

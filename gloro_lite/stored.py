@@ -1,0 +1,90 @@
+"""Stored nets by name, `load("mnist-0.3")`, and nets that you trained, by their run's folder. Needs safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gloro_lite import networks, serialization
+from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.net import GloroNet
+
+CHECKOUT = Path(__file__).parents[1] / "data" / "results"
+"""Where a checkout of the project keeps its runs, as `<recipe>/seed-<n>/`."""
+
+PACKAGED = Path(__file__).parent / "weights"
+"""Where an installed wheel keeps the runs that are small enough to travel with it, in the same layout."""
+
+
+def names() -> list[str]:
+    """The stored nets of this installation. In a checkout, all of `data/results`; in an installed wheel, the small ones."""
+    found = {path.parts[-3] for root in (CHECKOUT, PACKAGED) for path in root.glob("*/seed-*/model.safetensors")}
+    return sorted(found)
+
+
+def folder(run: str | Path) -> Path:
+    """The folder of a run: `result.json`, `model.safetensors` and, but for those of an installed wheel, its other files.
+
+    Args:
+        run: the name of a stored net, "mnist-0.3", which stands for its seed 0, or with another seed, "mnist-0.3/seed-1"; else
+            the path of a run's folder or of the weights in it. A name comes first: write a folder of that name as "./mnist-0.3".
+
+    Raises FileNotFoundError, which says what there is, where that is nothing, or a folder without a finished run.
+    """
+    name = str(run)
+    stored = name if "/" in name else f"{name}/seed-0"
+    if name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith("."):
+        for root in (CHECKOUT, PACKAGED):
+            if (root / stored / "model.safetensors").is_file():
+                return root / stored
+    path = Path(name).expanduser()
+    path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
+    if not name or not path.is_dir():
+        raise FileNotFoundError(
+            f"there is no stored net and no folder {name!r}. Stored here: {', '.join(names()) or 'none'}. Others are in "
+            f"data/results of a checkout of the project: give the path of such a folder, or of one that you trained"
+        )
+    missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path} has no {' and no '.join(missing)}: a net is read from the folder of a finished run, where "
+            f"`python -m gloro_lite train` puts both"
+        )
+    return path
+
+
+def record(run: str | Path) -> dict[str, Any]:
+    """What `result.json` says of a run. Raises FileNotFoundError as `folder` does, and ValueError for what is no such record."""
+    path = folder(run) / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is damaged or no record of a run on {', '.join(INFO)}: train it again or take the file anew")
+    return dict(result)
+
+
+def load(run: str | Path) -> GloroNet:
+    """The net of a stored or an own run, in eval mode, with the epsilon that it was made for.
+
+        net = gloro_lite.load("mnist-0.3")
+        net.certify(images)  # (batch, 1, 28, 28), float32 in [0, 1]
+
+    Args:
+        run: a stored net's name or a run's folder, see `folder`. `names()` lists the stored nets.
+
+    Raises FileNotFoundError where there is none, ValueError where its record is damaged, and `serialization.WeightFileError`
+    where its weights are.
+    """
+    where = folder(run)
+    result = record(where.resolve())
+    settings = result["settings"]
+    shape, classes = INFO[settings["dataset"]][:2]
+    # The weights are read next: how they would begin is of no interest, and this is the cheaper way to draw them.
+    network = networks.build(
+        settings["network"], shape, classes, activation=settings.get("activation", "minmax"), initialisation="pytorch"
+    )
+    return serialization.load(GloroNet(network, shape, result["epsilon"]), where / "model.safetensors")

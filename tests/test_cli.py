@@ -1,0 +1,324 @@
+"""The command line: own images certified as the package certifies them, runs compared, and what is refused with a reason."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gloro_lite
+from gloro_lite import stored
+from gloro_lite.cli import cards, images, main
+from gloro_lite.cli.certify import radius
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return gloro_lite.load("mnist-0.3")
+
+
+@pytest.fixture
+def digits():
+    """Pictures that look enough like digits for the net to certify some of them and not others, (12, 28, 28) uint8."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(12, 28, 28)
+    for number in range(12):
+        x[number, 4:24, 10 + number % 5 : 14 + number % 5] = 1
+        x[number] += 0.05 * number * torch.rand(28, 28, generator=generator)
+    return (x.clamp(0, 1) * 255).round().byte()
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def save(path, **arrays):
+    np.savez(path, **{name: np.asarray(array) for name, array in arrays.items()})
+    return str(path)
+
+
+# --- certify
+
+
+def test_certify_writes_what_the_package_certifies(tmp_path, capsys, net, digits):
+    labels = torch.arange(12) % 10
+    file = save(tmp_path / "own.npz", x=digits, y=labels)
+    c = net.certify(digits[:, None].float() / 255)
+    epsilon = c.radius.median().item()  # half of them certified
+    assert main(["certify", "mnist-0.3", "--images", file, "--epsilon", repr(epsilon)]) == 0
+    out, err = capsys.readouterr()
+    table = rows(out)
+    assert list(table[0]) == ["index", "label", "prediction", "certified", "radius"]
+    assert [row["index"] for row in table] == [str(i) for i in range(12)]
+    assert [int(row["label"]) for row in table] == labels.tolist()
+    assert [int(row["prediction"]) for row in table] == c.prediction.tolist()
+    assert [float(row["radius"]) for row in table] == c.radius.tolist()
+    at = net.certify(digits[:, None].float() / 255, epsilon).label.tolist()
+    assert [row["certified"] for row in table] == ["bottom" if label == -1 else str(label) for label in at]
+    assert 0 < sum(label != -1 for label in at) < 12
+    assert f"{sum(label != -1 for label in at)} of 12 images certified at epsilon" in err
+
+
+def test_certify_a_folder(tmp_path, capsys, net, digits):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, pixels in enumerate(digits[:3]):
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    Image.fromarray(digits[3].numpy()).convert("RGB").save(folder / "3.png")  # grey, in three equal channels
+    (folder / ".DS_Store").write_bytes(b"not a picture")
+    output = tmp_path / "out.csv"
+    assert main(["certify", "mnist-0.3", "--images", str(folder), "--output", str(output)]) == 0
+    table = rows(output.read_text())
+    assert list(table[0]) == ["file", "prediction", "certified", "radius"]
+    assert [row["file"] for row in table] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [float(row["radius"]) for row in table] == net.certify(digits[:4, None].float() / 255).radius.tolist()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("form", ["bytes", "channels first", "channels last", "float32", "float64", "only array", "npy"])
+def test_every_form_of_the_same_images_reads_alike(tmp_path, digits, form):
+    x, unit = digits.numpy(), digits.numpy() / np.float32(255)
+    path = tmp_path / "own.npz"
+    if form == "npy":
+        path = tmp_path / "own.npy"
+        np.save(path, x)
+    elif form == "only array":
+        np.savez(path, whatever=x)
+    else:
+        forms = {"bytes": x, "channels first": x[:, None], "channels last": x[..., None], "float32": unit}
+        np.savez(path, x=forms.get(form, unit.astype(np.float64)))
+    own = images.read(path, SHAPE, 10)
+    assert torch.equal(images.unit(own.x), digits[:, None].float() / 255)
+    assert own.y is None and own.names[-1] == "11"
+
+
+def test_channels_last_of_colour_images(tmp_path):
+    x = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    own = images.read(save(tmp_path / "own.npz", x=x.permute(0, 2, 3, 1)), (3, 32, 32), 10)
+    assert torch.equal(own.x, x)
+    Image.fromarray(x[0].permute(1, 2, 0).numpy()).save(tmp_path / "0.png")
+    (tmp_path / "own.npz").unlink()
+    assert torch.equal(images.read(tmp_path, (3, 32, 32), 10).x, x[:1])
+
+
+REFUSED = [
+    (lambda x: x.float(), "floats from 0 to 255 .*divide them by 255"),
+    (lambda x: x.float() / 128 - 1, "look normalised"),
+    (lambda x: (x.float() / 255).index_fill(0, torch.tensor([5]), torch.nan), "image 5 holds NaN"),
+    (lambda x: x.long(), "images are int64: give bytes"),
+    (lambda x: x > 0, "images are bool"),
+    (lambda x: x[:, 2:], r"shape \(12, 26, 28\), and the net takes 28 x 28 pixels with 1 channel: give \(n, 1, 28, 28\)"),
+    (lambda x: x[0], r"shape \(28, 28\)"),
+    (lambda x: x[:0], "holds no images"),
+]
+
+
+@pytest.mark.parametrize("change, message", REFUSED, ids=[message for _, message in REFUSED])
+def test_arrays_that_are_refused(tmp_path, digits, change, message):
+    with pytest.raises(ValueError, match=rf"own\.npz.*{message}"):
+        images.read(save(tmp_path / "own.npz", x=change(digits)), SHAPE, 10)
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (torch.full((12,), -1), "y holds -1 to -1, and the net's classes are 0 to 9"),
+        (torch.full((12,), 10), "y holds 10 to 10"),
+        (torch.zeros(12, 1).long(), r"not int64 of shape \(12, 1\)"),
+        (torch.zeros(1).long(), "a whole number for each of the 12 images"),
+        (torch.zeros(12), "not float32"),
+    ],
+)
+def test_labels_that_are_refused(tmp_path, digits, y, message):
+    with pytest.raises(ValueError, match=message):
+        images.read(save(tmp_path / "own.npz", x=digits, y=y), SHAPE, 10)
+
+
+def test_files_that_are_refused(tmp_path, digits):
+    with pytest.raises(ValueError, match="holds a, b: name the images x"):
+        images.read(save(tmp_path / "a.npz", a=digits, b=digits), SHAPE, 10)
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"b\.npz is damaged"):
+        images.read(tmp_path / "b.npz", SHAPE, 10)
+    np.save(tmp_path / "c.npy", np.array([{"code": "could run"}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"c\.npy is damaged or holds no plain arrays"):
+        images.read(tmp_path / "c.npy", SHAPE, 10)
+    with pytest.raises(FileNotFoundError, match="neither a folder of images nor a file"):
+        images.read(tmp_path / "none", SHAPE, 10)
+    (tmp_path / "one.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="put the image into a folder of its own"):
+        images.read(tmp_path / "one.png", SHAPE, 10)
+
+
+@pytest.mark.parametrize(
+    "picture, message",
+    [
+        (lambda x: Image.fromarray(x[:20]), "has 20 x 28 pixels, and the net takes 28 x 28 pixels with 1 channel: resize it"),
+        (lambda x: Image.fromarray(np.stack([x, x, 255 - x], axis=2)), "is in colour"),
+        (lambda x: Image.fromarray(x.astype(np.uint16)), "mode I;16: save it with 8 bits a channel"),
+        (lambda x: Image.fromarray(np.stack([x, x, x, x], axis=2), "RGBA"), "is transparent in places"),
+    ],
+)
+def test_pictures_that_are_refused(tmp_path, digits, picture, message):
+    picture(digits[0].numpy()).save(tmp_path / "first.png")
+    with pytest.raises(ValueError, match=rf"first\.png.*{message}"):
+        images.read(tmp_path, SHAPE, 10)
+
+
+def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="holds no files"):
+        images.read(tmp_path, SHAPE, 10)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a picture"):
+        images.read(tmp_path, SHAPE, 10)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["certify", "mnist-0.4", "--images", "x"], "no stored net and no folder 'mnist-0.4'. Stored here: mnist-0.3"),
+        (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
+        (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
+        (["compare", "mnist-0.3", "mnist-1.58"], "different epsilons (mnist-0.3: 0.3, mnist-1.58: 1.58)"),
+        (["compare", "mnist-0.3", "--plot", "x.txt"], "--plot writes a .png"),
+        (["export", "mnist-0.3", "--output", "net.bin"], "must end in .pt2 or .onnx, not in .bin"),
+        (["train", "--recipe", "nothing"], "no recipe 'nothing'"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(capsys, arguments, message):
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_radius_of_the_command_line():
+    assert radius("0.3") == 0.3 and radius("36/255") == 36 / 255 and radius("1e-1") == 0.1
+    for text in ("0", "-1", "1/0", "nan", "inf", "a", ""):
+        with pytest.raises(Exception, match="is no radius: give a number greater than 0"):
+            radius(text)
+
+
+@pytest.mark.slow
+def test_the_command_as_a_shell_calls_it(tmp_path, digits):
+    file = save(tmp_path / "own.npz", x=digits)
+    command = [sys.executable, "-m", "gloro_lite", "certify", "mnist-0.3", "--images", file]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 13 and "of 12 images" in done.stderr
+    # A reader that has enough, as `head` does, is no error to speak of.
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    done = subprocess.run([sys.executable, "-m", "gloro_lite"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+@pytest.mark.slow
+def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, net, digits):
+    file = save(tmp_path / "own.npz", x=digits)
+    assert main(["certify", "mnist-0.3", "--images", file, "--guarantee", "deployed"]) == 0
+    deployed = [float(row["radius"]) for row in rows(capsys.readouterr().out)]
+    x = digits[:, None].float() / 255
+    assert deployed == net.certify(x, guarantee="deployed").radius.tolist()
+    assert all(a < b for a, b in zip(deployed, net.certify(x).radius.tolist(), strict=True))
+
+
+# --- stored nets
+
+
+def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
+    base = stored.CHECKOUT / "mnist-0.3"
+    assert stored.folder("mnist-0.3") == base / "seed-0"
+    assert stored.folder("mnist-0.3/seed-1") == base / "seed-1"
+    assert stored.folder(base / "seed-2") == base / "seed-2"
+    assert stored.folder(base / "seed-2" / "model.safetensors") == base / "seed-2"
+    assert "mnist-0.3" in stored.names()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "result.json").write_bytes((base / "seed-1" / "result.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors: a net is read from the folder of a finished run"):
+        gloro_lite.load(own)
+    (own / "model.safetensors").write_bytes((base / "seed-1" / "model.safetensors").read_bytes())
+    state, other = gloro_lite.load(own).state_dict(), load_file(base / "seed-1" / "model.safetensors")
+    assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+    monkeypatch.chdir(tmp_path)
+    assert stored.folder("own") == Path("own")
+    for text in ("{", "{}", '{"settings": {"network": "2C2F", "dataset": "digits"}}'):
+        (own / "result.json").write_text(text)
+        with pytest.raises(ValueError, match="is damaged or no record of a run on mnist"):
+            gloro_lite.load(own)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", stored.names())
+def test_every_stored_net_loads(name):
+    net, record = gloro_lite.load(name), stored.record(name)
+    assert not net.training and net.epsilon == record["epsilon"]
+    # The training bound travels with the weights: it is where training left it.
+    assert net.estimate().max().item() == pytest.approx(record["lipschitz_estimate"], rel=1e-3)
+
+
+# --- compare
+
+
+def test_compare_tabulates_and_plots(tmp_path, capsys):
+    target = tmp_path / "compare.png"
+    assert main(["compare", "mnist-0.3", "mnist-0.3-unaugmented", "--plot", str(target)]) == 0
+    out = capsys.readouterr().out
+    record = stored.record("mnist-0.3")
+    vra = record["test_vra"]
+    assert f"{100 * vra:.2f} ± {100 * (vra * (1 - vra) / 10000) ** 0.5:.2f}" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("augmentation")] == [["augmentation", "digits", "none"]]
+    with Image.open(target) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
+    assert main(["compare", "mnist-0.3", "mnist-1.58", "--mixed"]) == 0
+    assert "4C3F" in capsys.readouterr().out
+
+
+def test_compare_says_which_file_a_plot_lacks(tmp_path, capsys):
+    for name in ("result.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((stored.folder("mnist-0.3") / name).read_bytes())
+    assert main(["compare", str(tmp_path), "--plot", str(tmp_path / "x.png")]) == 1
+    assert "certificates.csv is not there" in capsys.readouterr().err
+
+
+# --- cards
+
+
+def test_cards_and_the_table_of_the_readme_are_current():
+    for path, text in cards.pages().items():
+        assert path.is_file() and path.read_text(encoding="utf-8") == text, f"{path}: run `python -m gloro_lite cards`"
+
+
+def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
+    results = tmp_path / "data" / "results"
+    run = results / "mnist-0.3" / "seed-0"
+    run.mkdir(parents=True)
+    for name in ("result.json", "model.safetensors"):
+        (run / name).write_bytes((stored.CHECKOUT / "mnist-0.3" / "seed-0" / name).read_bytes())
+    (tmp_path / "data" / "paper.json").write_bytes((ROOT / "data" / "paper.json").read_bytes())
+    (tmp_path / "README.md").write_text(f"before\n\n{cards.START}\nold\n{cards.END}\n\nafter\n")
+    monkeypatch.setattr(cards.pages, "__defaults__", (results,))
+    assert main(["cards", "--check"]) == 1
+    assert "is not current" in capsys.readouterr().out
+    assert main(["cards"]) == 0 and main(["cards", "--check"]) == 0
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
+    record = json.loads((run / "result.json").read_text())
+    assert f"| {100 * record['test_vra']:.2f} | [1](data/results/mnist-0.3/README.md) |" in readme and "| not run |" in readme
+    card = (results / "mnist-0.3" / "README.md").read_text()
+    assert 'gloro_lite.load("mnist-0.3")' in card and f"{100 * record['test_accuracy']:.2f}" in card
+    for field, value in record["settings"].items():
+        assert field == "name" or f"| `{field}` | " in card, (field, value)
+    (tmp_path / "README.md").unlink()
+    assert main(["cards"]) == 1
+    assert "in a checkout of the project" in capsys.readouterr().err

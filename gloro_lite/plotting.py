@@ -68,15 +68,14 @@ def decision_regions(
     alpha: float = 0.45,
     boundary: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Colour the plane by label; -1 is bottom, in grey and hatched, which tells it from classes without colour.
+    """Colour the plane by label; -1 is bottom, in grey.
 
     Args:
         axes: a matplotlib Axes.
         labels: maps points (n, 2) to labels (n,); `lambda x: net.certify(x).label`, say.
         x: (n, 2), the points to make room for.
-        boundary: maps points to predictions without bottom; where they change, a black line is drawn.
+        boundary: maps points to predictions, bottom not among them; a black line is drawn where they change.
     """
-    import numpy as np
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     lattice, extent = grid(x, size=size)
@@ -84,17 +83,13 @@ def decision_regions(
     colors = ListedColormap((BOTTOM_COLOR, *CLASS_COLORS))
     norm = BoundaryNorm([k - 1.5 for k in range(len(CLASS_COLORS) + 2)], colors.N)
     axes.imshow(picture, origin="lower", extent=extent, cmap=colors, norm=norm, alpha=alpha, interpolation="nearest")
-    across, up = np.linspace(*extent[:2], size), np.linspace(*extent[2:], size)
-    if (picture == -1).any() and (picture != -1).any():
-        hatching = axes.contourf(across, up, picture == -1, levels=[0.5, 1.5], colors="none", hatches=["////"])
-        hatching.set_edgecolor("0.45")
-        hatching.set_linewidth(0)
-    if boundary is not None:
-        predictions = boundary(lattice).view(size, size).cpu().numpy()
-        for label in np.unique(predictions)[1:]:
-            axes.contour(across, up, predictions >= label, levels=[0.5], colors="black", linewidths=1.2)
     axes.set(aspect="equal", xlim=extent[:2], ylim=extent[2:], autoscale_on=False)
     axes.grid(False)
+    if boundary is not None:
+        predictions = boundary(lattice).view(size, size).cpu()
+        for label in predictions.unique().tolist()[1:]:
+            sheet = (predictions >= label).double().numpy()
+            axes.contour(sheet, levels=[0.5], extent=extent, origin="lower", colors="black", linewidths=1.2)
 
 
 def scatter(axes, x: Tensor, y: Tensor, *, size: float = 14, legend: bool = False) -> None:

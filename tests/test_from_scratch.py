@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet
-from gloro_lite.bottom import bottom_logit, certified_radius
+from gloro_lite.bottom import bottom_logit
 from gloro_lite.bottom import margin_constants as package_constants
 from gloro_lite.datasets import points
 
@@ -102,11 +102,15 @@ def test_bottom_wins_at_a_tie_and_at_equality(scratch):
 
 
 def test_the_worked_example():
-    """y = (5, 3, 1), K_ij = 4, epsilon = 0.3, as worked by hand in the chapter."""
-    table = 4.0 * (1 - torch.eye(3))
-    y = torch.tensor([[5.0, 3.0, 1.0]])
-    assert bottom_logit(y, table, 0.3).item() == pytest.approx(4.2)
-    assert certified_radius(y, table).item() == pytest.approx(0.5)
+    """y = (5, 3, 1), K_ij = 4, epsilon = 0.3, as worked by hand in the chapter: here of a net whose rows are 4 apart."""
+    layer = nn.Linear(3, 3).double()
+    layer.weight.data = torch.eye(3, dtype=torch.float64) * 4 / 2**0.5
+    layer.bias.data = torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)
+    net = GloroNet(nn.Sequential(layer), (3,), epsilon=0.3).eval()
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    assert net(x)[0].tolist() == pytest.approx([5, 3, 1, 4.2])
+    assert net.certify(x).radius.item() == pytest.approx(0.5)
+    assert net.certify(x).label.item() == 0
 
 
 @pytest.mark.parametrize("seed", range(3))

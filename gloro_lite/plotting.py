@@ -59,22 +59,13 @@ def grid(x: Tensor, margin: float = 0.3, size: int = 240) -> tuple[Tensor, tuple
     return lattice, (low[0].item(), high[0].item(), low[1].item(), high[1].item())
 
 
-def decision_regions(
-    axes,
-    labels: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    size: int = 240,
-    alpha: float = 0.45,
-    boundary: Callable[[Tensor], Tensor] | None = None,
-) -> None:
+def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 240, alpha: float = 0.45) -> None:
     """Colour the plane by label; -1 is bottom, in grey.
 
     Args:
         axes: a matplotlib Axes.
         labels: maps points (n, 2) to labels (n,); `lambda x: net.certify(x).label`, say.
         x: (n, 2), the points to make room for.
-        boundary: maps points to predictions, bottom not among them; a black line is drawn where they change.
     """
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -85,11 +76,21 @@ def decision_regions(
     axes.imshow(picture, origin="lower", extent=extent, cmap=colors, norm=norm, alpha=alpha, interpolation="nearest")
     axes.set(aspect="equal", xlim=extent[:2], ylim=extent[2:], autoscale_on=False)
     axes.grid(False)
-    if boundary is not None:
-        predictions = boundary(lattice).view(size, size).cpu()
-        for label in predictions.unique().tolist()[1:]:
-            sheet = (predictions >= label).double().numpy()
-            axes.contour(sheet, levels=[0.5], extent=extent, origin="lower", colors="black", linewidths=1.2)
+
+
+def boundary(axes, predictions: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 240) -> None:
+    """Draw a black line where the prediction changes, over the same square as `decision_regions`.
+
+    Args:
+        axes: a matplotlib Axes.
+        predictions: maps points (n, 2) to classes (n,), bottom not among them.
+        x: (n, 2), the points to make room for.
+    """
+    lattice, extent = grid(x, size=size)
+    picture = predictions(lattice).view(size, size).cpu()
+    for label in picture.unique().tolist()[1:]:
+        sheet = (picture >= label).double().numpy()
+        axes.contour(sheet, levels=[0.5], extent=extent, origin="lower", colors="black", linewidths=1.2)
 
 
 def scatter(axes, x: Tensor, y: Tensor, *, size: float = 14, legend: bool = False) -> None:

@@ -38,6 +38,6 @@ def test_the_boundary_is_drawn_where_the_prediction_changes():
     def side(points):
         return (points[:, 0] > 0.25).long()
 
-    plotting.decision_regions(axes, side, x, boundary=side)
+    plotting.boundary(axes, side, x)
     line = axes.collections[-1].get_paths()[0].vertices
     assert abs(line[:, 0] - 0.25).max() < 0.02 and line[:, 1].max() - line[:, 1].min() > 2

@@ -78,6 +78,21 @@ def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, siz
     axes.grid(False)
 
 
+def boundary(axes, predictions: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 240) -> None:
+    """Draw a black line where the prediction changes, over the same square as `decision_regions`.
+
+    Args:
+        axes: a matplotlib Axes.
+        predictions: maps points (n, 2) to classes (n,), bottom not among them.
+        x: (n, 2), the points to make room for.
+    """
+    lattice, extent = grid(x, size=size)
+    picture = predictions(lattice).view(size, size).cpu()
+    for label in picture.unique().tolist()[1:]:
+        sheet = (picture >= label).double().numpy()
+        axes.contour(sheet, levels=[0.5], extent=extent, origin="lower", colors="black", linewidths=1.2)
+
+
 def scatter(axes, x: Tensor, y: Tensor, *, size: float = 14, legend: bool = False) -> None:
     """Draw labelled points, (n, 2) and (n,), with a colour and a marker for each class."""
     for label in y.unique().tolist():

@@ -207,10 +207,10 @@ export function attack(net, point, radius, starts = 16, steps = 30) {
     const angle = (2 * Math.PI * start) / starts;
     let [dx, dy] = [0.5 * radius * Math.cos(angle), 0.5 * radius * Math.sin(angle)];
     let found = false;
-    for (let step = 0; step <= steps && !found; step++) {
+    for (let step = 0; step <= steps; step++) {
       const [x, y] = [point[0] + dx, point[1] + dy];
       found = argmax(at(x, y)) !== own;
-      if (found) break;
+      if (found || step === steps) break; // every end was looked at
       const h = 1e-5;
       const gx = margin(x + h, y) - margin(x - h, y);
       const gy = margin(x, y + h) - margin(x, y - h);

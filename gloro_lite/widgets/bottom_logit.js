@@ -201,8 +201,8 @@ function render({ model, el }) {
     element(
       "div",
       { class: "gloro-row" },
-      element("div", { class: "gloro-panel" }, element("h4", {}, "Logits and ⊥"), bars),
-      element("div", { class: "gloro-panel" }, element("h4", {}, "Rows wᵢ of the last layer, Kᵢ = ‖wᵢ‖"), vectors),
+      element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, "Logits and ⊥"), bars),
+      element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, "Rows wᵢ of the last layer, Kᵢ = ‖wᵢ‖"), vectors),
     ),
     text,
     element(

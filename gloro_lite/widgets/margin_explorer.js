@@ -16,7 +16,7 @@ function panel(model, name) {
   const bars = element("div", { class: "gloro-bars" });
   const text = element("p", { class: "gloro-readout" });
   const verdict = element("p", { class: "gloro-attack" });
-  const root = element("div", { class: "gloro-panel" }, element("h4", {}, spec.title), plane.canvas, text, bars, verdict);
+  const root = element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, spec.title), plane.canvas, text, bars, verdict);
   root.dataset.panel = name;
   let attacked = null;
   let map = null;

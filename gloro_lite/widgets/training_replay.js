@@ -72,7 +72,7 @@ function render({ model, el }) {
       return { ...predictions(outputs, spec.constants[epoch]), boundary: plane.segments(boundaries(outputs, SIZE), SIZE) };
     });
     const ofPoints = kept((epoch) => predictions(logits(net(epoch), px, py), spec.constants[epoch]));
-    const root = element("div", { class: "gloro-panel" }, element("h4", {}, spec.title), plane.canvas);
+    const root = element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, spec.title), plane.canvas);
     return { name, spec, plane, map, ofPoints, root };
   });
   const epochs = panels[0].spec.history.length;

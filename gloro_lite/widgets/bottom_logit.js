@@ -31,7 +31,7 @@ function render({ model, el }) {
   const set = (name, value) => {
     model.set(name, value);
     model.save_changes();
-    spokenNow.say(text.textContent);
+    spokenNow.say(() => text.textContent);
   };
   const setLogit = (i, value) => {
     const rounded = Number(clamp(value, RANGE).toFixed(2));
@@ -185,7 +185,7 @@ function render({ model, el }) {
     model.set(initial);
     model.save_changes();
     drawing.request();
-    spokenNow.say(text.textContent);
+    spokenNow.say(() => text.textContent);
   };
 
   const head = ["class", "logit", "+ ε(Kᵢ + Kⱼ)", "+ ε‖wⱼ − wᵢ‖"].map((words) => element("th", { scope: "col" }, words));

@@ -135,7 +135,7 @@ function render({ model, el }) {
   const forget = () => {
     for (const one of panels) one.forget();
   };
-  const tell = () => spokenNow.say(`Point at ${spoken(model.get("point"))}. ${panels.map((one) => one.says(true)).join(". ")}.`);
+  const tell = () => spokenNow.say(() => `Point at ${spoken(model.get("point"))}. ${panels.map((one) => one.says(true)).join(". ")}.`);
   const move = (point) => {
     forget();
     model.set("point", point);

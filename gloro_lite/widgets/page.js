@@ -97,10 +97,11 @@ export function announcer(visible = false) {
   let later = 0;
   return {
     root,
-    /** Say this when the reader has paused, and not at every step of a drag. */
-    say(text) {
+    /** Say what `words()` is once the reader has paused, and not at every step of a drag. */
+    say(words) {
       clearTimeout(later);
       later = setTimeout(() => {
+        const text = words();
         if (root.textContent !== text) root.textContent = text;
       }, 400);
     },

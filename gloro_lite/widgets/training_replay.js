@@ -99,11 +99,11 @@ function render({ model, el }) {
   const show = (epoch) => {
     model.set("epoch", Math.min(Math.max(epoch, 0), epochs - 1));
     model.save_changes();
-    if (!playing) spokenNow.say(text.textContent);
+    if (!playing) spokenNow.say(() => text.textContent);
   };
   let playing = null;
   const pause = () => {
-    if (playing) spokenNow.say(text.textContent);
+    if (playing) spokenNow.say(() => text.textContent);
     clearInterval(playing);
     playing = null;
     play.textContent = "Play";

@@ -32,7 +32,7 @@ function render({ model, el }) {
     model.save_changes();
     note.now(words ?? "");
     drawing.request();
-    spokenNow.say(words ?? `${describe()}. ${apart().words}.`);
+    spokenNow.say(() => words ?? `${describe()}. ${apart().words}.`);
   }
   const refuse = (words) => {
     note.now(words);
@@ -89,7 +89,7 @@ function render({ model, el }) {
       selected = (selected + step + state().sites.length) % state().sites.length;
       note.now("");
       drawing.request();
-      spokenNow.say(describe());
+      spokenNow.say(describe);
     },
     reset() {
       selected = 0;
@@ -129,7 +129,7 @@ function render({ model, el }) {
       moveSelected(plane.fromEvent(event));
     },
     drop() {
-      if (dragging === "pressed") spokenNow.say(describe());
+      if (dragging === "pressed") spokenNow.say(describe);
       dragging = false;
     },
     tap(event) {
@@ -140,7 +140,7 @@ function render({ model, el }) {
         probe = place;
         note.now("");
         drawing.request();
-        spokenNow.say(atWords(place).words);
+        spokenNow.say(() => `At ${spoken(place)}: ${atWords(place).words}`);
       }
     },
   });

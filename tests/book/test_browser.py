@@ -17,6 +17,12 @@ OF_THE_THEME = (
     ("label-content-name-mismatch", "search-button-field"),
     ("label-content-name-mismatch", "theme-switch-button"),
 )
+# A column's head that is a formula is not empty: axe does not read the MathML that screen readers are given.
+AXE = """async (rules) => {
+  const { violations } = await axe.run(document, { runOnly: { type: "rule", values: rules }, resultTypes: ["violations"], elementRef: true });
+  return violations.flatMap(({ id, nodes }) => nodes
+    .filter(({ element }) => id !== "empty-table-header" || !element.querySelector("mjx-assistive-mml math"))
+    .map(({ target, html }) => [id, target.join(" "), html.slice(0, 200)])); }"""
 
 
 def widgets_on(name: str) -> list[str]:
@@ -75,14 +81,12 @@ def test_page_is_accessible(name, theme, width, browser):
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(300)  # boxes that scroll are marked after a pause
     page.evaluate(axe.read_text(encoding="utf-8"))
-    run = "(rules) => axe.run(document, { runOnly: { type: 'rule', values: rules }, resultTypes: ['violations'] })"
     rules = page.evaluate("(tags) => axe.getRules(tags).map((rule) => rule.ruleId)", RULES) + GOOD_PRACTICE
     known = set(page.evaluate("axe.getRules().map((rule) => rule.ruleId)"))
     found = [
-        (violation["id"], node["target"], node["html"][:200])
-        for violation in page.evaluate(run, sorted(known & set(rules)))["violations"]
-        for node in violation["nodes"]
-        if not any(violation["id"] == rule and part in node["html"] for rule, part in OF_THE_THEME)
+        (rule, target, html)
+        for rule, target, html in page.evaluate(AXE, sorted(known & set(rules)))
+        if not any(rule == theirs and part in html for theirs, part in OF_THE_THEME)
     ]
     wide = page.evaluate("document.documentElement.scrollWidth")
     page.close()

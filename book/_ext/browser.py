@@ -29,7 +29,9 @@ WIDGETS = {
     "VoronoiPlayground": "decision_margins",
     "TrainingReplay": "decision_margins",
 }
-SETTLE = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+SETTLE = (
+    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+)
 
 
 def page_of(widget: str) -> Path:
@@ -47,7 +49,9 @@ def drawn(page, widget: str):
     found = page.locator(selector(widget))
     found.wait_for()
     found.scroll_into_view_if_needed()
-    page.wait_for_function(f"Number(document.querySelector('{selector(widget)}').dataset.redraws) >= 1")
+    page.wait_for_function(
+        f"Number(document.querySelector('{selector(widget)}').dataset.redraws) >= 1"
+    )
     page.evaluate(SETTLE)
     return found
 

@@ -38,7 +38,9 @@ WEIGHT = """() => performance.getEntriesByType('resource').reduce((sum, one) => 
 
 def _opened(browser, address: str, rate: int):
     page = browser.new_page(viewport={"width": 1250, "height": 900})
-    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": rate})
+    page.context.new_cdp_session(page).send(
+        "Emulation.setCPUThrottlingRate", {"rate": rate}
+    )
     page.goto(address)
     return page
 
@@ -67,7 +69,13 @@ def _measure(browser, base: str, widget: str) -> dict:
         page.evaluate(SETTLE)
         times.append(float(found.get_attribute("data-redraw-ms")))
     page.close()
-    return {**result, "redraw_ms": {"median": round(statistics.median(times), 2), "slowest": max(times)}}
+    return {
+        **result,
+        "redraw_ms": {
+            "median": round(statistics.median(times), 2),
+            "slowest": max(times),
+        },
+    }
 
 
 def main() -> None:

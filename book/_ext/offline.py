@@ -84,7 +84,9 @@ def _copy_mathjax(package: Path, target: Path) -> None:
     # The parts that the pages load (PARTS), their fonts, and rarer commands of TeX, which are fetched when a formula has one.
     es5 = package / "es5"
     shutil.copytree(es5 / "output" / "chtml" / "fonts", target / "output/chtml/fonts")
-    shutil.copytree(es5 / "input" / "tex" / "extensions", target / "input/tex/extensions")
+    shutil.copytree(
+        es5 / "input" / "tex" / "extensions", target / "input/tex/extensions"
+    )
     for name in ("startup", "core", *PARTS):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(es5 / f"{name}.js", target / f"{name}.js")
@@ -126,7 +128,10 @@ def use_local_assets(app: Sphinx, config: Config) -> None:
     else:
         config.mathjax_path = f"{CDN}/mathjax@{MATHJAX.version}/es5/startup.js"
         logger.info("the pages load formulas from %s", CDN)
-    config.mathjax3_config = {**(config.mathjax3_config or {}), "loader": {"load": list(PARTS)}}
+    config.mathjax3_config = {
+        **(config.mathjax3_config or {}),
+        "loader": {"load": list(PARTS)},
+    }
     # Not in _static, of which Jupyter Book adds every script to every page.
     config.html_static_path += [str(ASSETS), str(PAGE)]
     config.html_css_files.append("gloro/page.css")
@@ -138,15 +143,28 @@ def check_widgets(app: Sphinx, docname: str, source: list[str]) -> None:
     """Warn of a notebook that shows a widget which widgets.js does not know."""
     if STATE not in source[0]:
         return
-    models = json.loads(source[0])["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
-    foreign = {m["model_name"] for m in models.values() if m["model_module"] not in ("anywidget", "@jupyter-widgets/base")}
+    models = (
+        json.loads(source[0])["metadata"]
+        .get("widgets", {})
+        .get(STATE, {})
+        .get("state", {})
+    )
+    foreign = {
+        m["model_name"]
+        for m in models.values()
+        if m["model_module"] not in ("anywidget", "@jupyter-widgets/base")
+    }
     if foreign:
         logger.warning(
-            "the page holds %s: without a kernel only anywidgets are alive here", ", ".join(sorted(foreign)), location=docname
+            "the page holds %s: without a kernel only anywidgets are alive here",
+            ", ".join(sorted(foreign)),
+            location=docname,
         )
 
 
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", use_local_assets)
-    app.connect("source-read", check_widgets, priority=600)  # after twins.py has put the results in
+    app.connect(
+        "source-read", check_widgets, priority=600
+    )  # after twins.py has put the results in
     return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -20,7 +20,9 @@ LONGEST = 155  # letters that search engines show of a description
 SCRIPT = Path("_static") / "scripts" / "fontawesome.js"
 SHEET = Path("_static") / "styles" / "pydata-sphinx-theme.css"
 # An icon in the script: its name, then width, height, other names, code and outline.
-ENTRY = re.compile(r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
+ENTRY = re.compile(
+    r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?'
+)
 # A rule of the style sheet that does nothing but to put an icon's letter before an element.
 RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
 ALIASES = re.compile(r"\[\d+,\d+,\[([^\]]*)\]")
@@ -38,7 +40,9 @@ def description(doctree: nodes.document | None) -> str | None:
     """A page's first paragraph of words, without formulas."""
     for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
         words = "".join(
-            part.astext() for part in paragraph.findall(nodes.Text) if not isinstance(part.parent, (nodes.math, nodes.raw))
+            part.astext()
+            for part in paragraph.findall(nodes.Text)
+            if not isinstance(part.parent, (nodes.math, nodes.raw))
         )
         words = re.sub(r"^About\.?\s*", "", " ".join(words.split()))
         if len(words) > 40:
@@ -50,15 +54,28 @@ def tidied(body: str) -> str:
     """A page's body with what docutils and sphinx-proof write against today's HTML put right: list entries with a role that ARIA
     has given up, and one id for all proofs or exercises of a page, which nothing links to."""
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
-    return re.sub(r' id="(?:proof|proof-content|exercise-content|solution-content)"', "", body)
+    return re.sub(
+        r' id="(?:proof|proof-content|exercise-content|solution-content)"', "", body
+    )
 
 
-def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
+def describe(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict,
+    doctree: nodes.document | None,
+) -> None:
     """Add the description of a page to its head, and tidy its body."""
     if "body" in context:
         context["body"] = tidied(context["body"])
-    words = description(doctree) or shortened(f"{context.get('title', '')}: {app.config.html_title or app.config.project}")
-    context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{html.escape(words, quote=True)}">\n'
+    words = description(doctree) or shortened(
+        f"{context.get('title', '')}: {app.config.html_title or app.config.project}"
+    )
+    context["metatags"] = (
+        context.get("metatags", "")
+        + f'\n<meta name="description" content="{html.escape(words, quote=True)}">\n'
+    )
 
 
 def fewer_icons(script: str, wanted: set[str]) -> str:
@@ -75,7 +92,11 @@ def fewer_rules(sheet: str, wanted: set[str]) -> str:
     """The theme's style sheet with the rules of the wanted icons alone."""
 
     def keep(rule: re.Match) -> str:
-        return rule.group(0) if wanted & set(re.findall(r"\.fa-([a-z0-9-]+)", rule.group(1))) else ""
+        return (
+            rule.group(0)
+            if wanted & set(re.findall(r"\.fa-([a-z0-9-]+)", rule.group(1)))
+            else ""
+        )
 
     return RULE.sub(keep, sheet)
 
@@ -85,12 +106,23 @@ def cut_icons(app: Sphinx, error: Exception | None) -> None:
     out = Path(app.outdir)
     if error or app.builder.format != "html" or not (out / SCRIPT).is_file():
         return
-    sources = [*out.rglob("*.html"), *(out / SCRIPT).parent.glob("*theme*.js"), *(out / "_static").glob("*.js")]
+    sources = [
+        *out.rglob("*.html"),
+        *(out / SCRIPT).parent.glob("*theme*.js"),
+        *(out / "_static").glob("*.js"),
+    ]
     wanted: set[str] = set()
     for source in sources:
-        wanted |= set(re.findall(r"\bfa-([a-z0-9-]+)", source.read_text(encoding="utf-8", errors="ignore")))
+        wanted |= set(
+            re.findall(
+                r"\bfa-([a-z0-9-]+)",
+                source.read_text(encoding="utf-8", errors="ignore"),
+            )
+        )
     for path, fewer in ((out / SCRIPT, fewer_icons), (out / SHEET, fewer_rules)):
-        path.write_text(fewer(path.read_text(encoding="utf-8"), wanted), encoding="utf-8")
+        path.write_text(
+            fewer(path.read_text(encoding="utf-8"), wanted), encoding="utf-8"
+        )
         path.with_name(f"{path.name}.map").unlink(missing_ok=True)
 
 

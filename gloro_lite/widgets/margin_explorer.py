@@ -53,8 +53,8 @@ class MarginExplorer(Widget):
             point=[round(v, 4) for v in points[0].tolist()],
             epsilon=gloro.epsilon if epsilon is None else epsilon,
             description=(
-                "Margin explorer: maps of the plane for a GloRo Net and a standard net, coloured by class and hatched where bottom "
-                "wins, a band along each boundary; discs show how far the prediction at one point is certified."
+                "Margin explorer: maps of the plane for a GloRo Net and a standard net, coloured by class and hatched where "
+                "bottom wins, a band along each boundary; discs show how far the prediction at one point is certified."
             ),
         )
 

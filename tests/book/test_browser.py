@@ -161,7 +161,18 @@ def test_widgets_are_readable_in_both_themes(widget, theme, browser):
     page = themed(browser, theme, viewport={"width": 1250, "height": 900})
     page.goto(f"{HTML.as_uri()}/book/{WIDGETS[widget]}.html")
     drawn(page, widget)
-    tags = ("p:not(.gloro-spoken)", "text:not(.gloro-on-color)", "b", "button", "label span", "output", "th", "td", "legend", "li")
+    tags = (
+        "p:not(.gloro-spoken)",
+        "text:not(.gloro-on-color)",
+        "b",
+        "button",
+        "label span",
+        "output",
+        "th",
+        "td",
+        "legend",
+        "li",
+    )
     ratios = contrasts(page, ", ".join(f'[data-widget="{widget}"] {tag}' for tag in tags))
     page.close()
     assert len(ratios) > 8

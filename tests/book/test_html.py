@@ -86,7 +86,9 @@ def test_icons_that_the_pages_name_are_there():
     named = {
         icon
         for name in PAGES
-        for icon in re.findall(r'<i class="[^"]*\bfa-(?!solid|regular|brands|fw|lg)([a-z0-9-]+)', (HTML / f"{name}.html").read_text("utf-8"))
+        for icon in re.findall(
+            r'<i class="[^"]*\bfa-(?!solid|regular|brands|fw|lg)([a-z0-9-]+)', (HTML / f"{name}.html").read_text("utf-8")
+        )
     }
     assert len(named) >= 3
     for icon in named:

@@ -324,9 +324,7 @@ def test_attackable_and_unproven_come_apart_at_epsilon(opened):
     # Where, by Python: certified radius at most epsilon, and another class seen, or not seen, on rings up to epsilon.
     axis = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
     places = torch.cartesian_prod(axis, axis)
-    points = torch.stack(
-        (frame["left"] + places[:, 0] * frame["side"], frame["bottom"] + (1 - places[:, 1]) * frame["side"]), 1
-    )
+    points = torch.stack((frame["left"] + places[:, 0] * frame["side"], frame["bottom"] + (1 - places[:, 1]) * frame["side"]), 1)
     angles = torch.linspace(0, 2 * torch.pi, 73, dtype=torch.float64)[:-1]
     rings = torch.linspace(0.1, 1, 10, dtype=torch.float64)[:, None, None] * torch.stack((angles.cos(), angles.sin()), 1)
 
@@ -470,7 +468,9 @@ def test_bottom_logit_draws_figure_2(width, epsilon, opened):
     settle(widget)
     rows, logits = torch.tensor(state["rows"], dtype=torch.float64), torch.tensor(state["logits"], dtype=torch.float64)
     top = int(logits.argmax())
-    cells = widget.locator(".gloro-table tbody tr").evaluate_all("(all) => all.map((r) => [...r.cells].map((c) => c.textContent))")
+    cells = widget.locator(".gloro-table tbody tr").evaluate_all(
+        "(all) => all.map((r) => [...r.cells].map((c) => c.textContent))"
+    )
     levels = widget.locator("svg[role=img]").first.evaluate(
         """(picture) => {
         const bars = [...picture.querySelectorAll('rect')].filter((e) => e.getAttribute('fill').startsWith('url'));

@@ -43,8 +43,8 @@ class BottomLogit(Widget):
             rows=rows,
             epsilon=epsilon,
             description=(
-                "Bottom logit: bars for each class's logit, with whiskers up to what each rival can reach within epsilon, and bars "
-                "for bottom in two forms; arrows for the last layer's rows. Bottom wins where its bar is the highest."
+                "Bottom logit: bars for each class's logit, with whiskers up to what each rival can reach within epsilon, and "
+                "bars for bottom in two forms; arrows for the last layer's rows. Bottom wins where its bar is the highest."
             ),
         )
 

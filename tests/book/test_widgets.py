@@ -488,7 +488,9 @@ def test_bottom_logit_draws_figure_2(width, epsilon, opened):
         assert len(ends) == len(logits) - 1
         assert min(ends) == pytest.approx(levels["bars"][form], abs=1e-6)
     boxes = widget.locator("svg[role=img] text").evaluate_all(
-        "(all) => all.map((e) => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, e.textContent]; })"
+        """(all) => all.map((e) => {
+            const { left, top, right, bottom } = e.getBoundingClientRect();
+            return [left, top, right, bottom, e.textContent]; })"""
     )
     for k, a in enumerate(boxes):
         for b in boxes[:k]:
@@ -705,7 +707,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"></head><bod
 ESM = """export default {
   initialize({ model }) { model.set("started", (model.get("started") ?? 0) + 1); },
   render({ model, el }) {
-    const show = () => { el.textContent = `${model.get("count")} ${model.get("bytes").getUint8(1)} ${model.get("deep").inner.getUint8(0)}`; };
+    const [count, bytes, deep] = ["count", "bytes", "deep"].map((name) => () => model.get(name));
+    const show = () => { el.textContent = `${count()} ${bytes().getUint8(1)} ${deep().inner.getUint8(0)}`; };
     model.on("change:count", show);
     el.onclick = () => { model.set("count", model.get("count") + 1); model.save_changes(); };
     show();

@@ -1,4 +1,4 @@
-"""The look of the book's figures: one colour for each class, grey for bottom. Needs matplotlib."""
+"""The look of the book's figures: one colour for each class, hatched grey for bottom. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-CLASS_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#332288", "#882255", "#117733")
-"""One colour a class: the palette of Okabe and Ito, without black, then three of Tol's; readable to the colour-blind."""
+from gloro_lite.palette import PALETTE
 
-BOTTOM_COLOR = "#9E9E9E"
+CLASS_COLORS = tuple(PALETTE["classes"])
+"""One colour a class, readable to the colour-blind: see `gloro_lite.palette`."""
+
+BOTTOM_COLOR = PALETTE["bottom"]
+HATCH = "////"
+"""What fills bottom's regions and bars, beside its colour."""
 MARKERS = "osD^vP*Xhd"
 
 STYLE = {
@@ -60,7 +64,7 @@ def grid(x: Tensor, margin: float = 0.3, size: int = 240) -> tuple[Tensor, tuple
 
 
 def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 240, alpha: float = 0.45) -> None:
-    """Colour the plane by label; -1 is bottom, in grey.
+    """Colour the plane by label; -1 is bottom, in grey and hatched.
 
     Args:
         axes: a matplotlib Axes.
@@ -74,6 +78,12 @@ def decision_regions(axes, labels: Callable[[Tensor], Tensor], x: Tensor, *, siz
     colors = ListedColormap((BOTTOM_COLOR, *CLASS_COLORS))
     norm = BoundaryNorm([k - 1.5 for k in range(len(CLASS_COLORS) + 2)], colors.N)
     axes.imshow(picture, origin="lower", extent=extent, cmap=colors, norm=norm, alpha=alpha, interpolation="nearest")
+    if (picture < 0).any():
+        sheet = (picture < 0).astype(float)
+        hatched = axes.contourf(
+            sheet, levels=[0.5, 1.5], extent=extent, origin="lower", colors="none", hatches=[HATCH], zorder=0.5
+        )
+        hatched.set(edgecolor=BOTTOM_COLOR, linewidth=0.0)
     axes.set(aspect="equal", xlim=extent[:2], ylim=extent[2:], autoscale_on=False)
     axes.grid(False)
 

@@ -9,6 +9,7 @@ from gloro_lite import GloroNet, MinMax
 from gloro_lite.datasets.points import blobs, moons
 from gloro_lite.fit import fit
 from gloro_lite.widgets import BottomLogit, MarginExplorer, TrainingReplay, VoronoiPlayground, export
+from gloro_lite.widgets.base import module
 from gloro_lite.widgets.training_replay import Recording
 
 
@@ -33,10 +34,13 @@ def test_explorer_holds_the_nets_and_calls_back():
         explorer.epsilon = -1.0
 
 
-def test_slider_is_linked():
-    box = BottomLogit().with_controls()
-    slider, view = box.children
-    assert slider.value == view.epsilon and slider.max == 1.0
+def test_controls_are_the_widgets_own():
+    widget = BottomLogit(epsilon=0.4)
+    assert widget.with_controls() is widget and widget.largest == 1.0
+    assert widget.with_controls(largest=1.5).largest == 1.5 and widget.epsilon == 0.4
+    for largest in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="ends at a positive number"):
+            widget.with_controls(largest=largest)
 
 
 def test_stills_are_described():
@@ -62,9 +66,19 @@ def test_replay_records_every_epoch():
         logits = net.logits(x)
     margin = torch.where(y == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
     assert replay.standard["history"][-1]["margin"] == pytest.approx(margin.median().item(), rel=1e-5)
+    entropy = torch.nn.functional.cross_entropy(logits, y).item()
+    assert replay.standard["history"][-1]["cross_entropy"] == pytest.approx(entropy, rel=1e-5)
+    assert replay.with_controls(0.8) is replay
     assert replay.still().data
     with pytest.raises(ValueError, match="0 and 3 epochs"):
         TrainingReplay(Recording(x, y), recordings[1], epsilon=0.2)
+
+
+def test_modules_and_styles_are_complete():
+    for widget, name in ((BottomLogit, "bottom_logit"), (TrainingReplay, "training_replay")):
+        assert widget._esm.count("export default") == 1 and f'dataset.widget = "{widget.__name__}"' in widget._esm
+        assert "palette" in widget._esm and module(f"{name}.js") == widget._esm
+        assert ".gloro-widget" in widget._css
 
 
 def test_a_net_too_large_for_the_browser_is_refused():

@@ -1,6 +1,7 @@
-"""Measure, in the browser, how soon the built book's widgets show and how fast they redraw.
+"""Measure, in the browser, what the built book's widgets cost a reader: `python book/_ext/measure_widgets.py`.
 
-`python book/_ext/measure_widgets.py` writes data/widgets.json, which chapter 6 shows.
+Writes data/widgets.json: for each widget what its page weighs, how long after the page's load it can be used, at full speed and
+with the processor slowed to a quarter, and how long its first drawing and its redraws take.
 """
 
 from __future__ import annotations
@@ -11,62 +12,81 @@ import statistics
 from pathlib import Path
 
 import torch
-from browser import EXPLORATION, launched
+from browser import SETTLE, WIDGETS, drawn, launched, page_of, selector, served
 
 from gloro_lite.train.results import device_name
 
 TARGET = Path(__file__).resolve().parents[2] / "data" / "widgets.json"
 LOADS = 5
 MOVES = 40
-NAMES = ("bottom logit", "margin explorer", "Voronoi playground", "training replay")
+SLOW = 4
 
 # Per widget: what has the focus, and a key that changes the picture and its way back.
-KEYS = (
-    ("rect[role=slider]", "ArrowUp", "ArrowDown"),
-    ("canvas", "ArrowLeft", "ArrowRight"),
-    ("canvas", "ArrowLeft", "ArrowRight"),
-    ("canvas", "ArrowLeft", "ArrowRight"),
-)
-SHOWN = """new Promise((done) => {
-  const look = () => document.querySelectorAll('.gloro-widget[data-redraws]').length === 4
-    ? done(performance.now() - performance.getEntriesByType('navigation')[0].loadEventEnd) : setTimeout(look, 5);
+KEYS = {
+    "BottomLogit": ('input[type="range"]', "ArrowRight", "ArrowLeft"),
+    "MarginExplorer": ("canvas", "ArrowLeft", "ArrowRight"),
+    "VoronoiPlayground": ("canvas", "ArrowLeft", "ArrowRight"),
+    "TrainingReplay": ("canvas", "ArrowLeft", "ArrowRight"),
+}
+UP = """(selector) => new Promise((done) => {
+  const look = () => document.querySelector(selector)?.dataset.widget
+    ? done(performance.now() - performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd) : setTimeout(look, 2);
   look(); })"""
-SETTLE = (
-    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-)
+WEIGHT = """() => performance.getEntriesByType('resource').reduce((sum, one) => sum + one.decodedBodySize,
+  performance.getEntriesByType('navigation')[0].decodedBodySize)"""
+
+
+def _opened(browser, address: str, rate: int):
+    page = browser.new_page(viewport={"width": 1250, "height": 900})
+    page.context.new_cdp_session(page).send(
+        "Emulation.setCPUThrottlingRate", {"rate": rate}
+    )
+    page.goto(address)
+    return page
+
+
+def _measure(browser, base: str, widget: str) -> dict:
+    address = f"{base}/book/{page_of(widget).name}"
+    focus, there, back = KEYS[widget]
+    result = {}
+    for name, rate in (("", 1), ("_quarter_speed", SLOW)):
+        up, first = [], []
+        for _ in range(LOADS):
+            page = _opened(browser, address, rate)
+            up.append(page.evaluate(UP, selector(widget)))
+            first.append(float(drawn(page, widget).get_attribute("data-redraw-ms")))
+            page.close()
+        result[f"up_after_ms{name}"] = round(max(0.0, statistics.median(up)), 1)
+        result[f"first_drawing_ms{name}"] = round(statistics.median(first), 1)
+    page = _opened(browser, address, 1)
+    page.wait_for_load_state("networkidle")
+    result["page_bytes"] = page.evaluate(WEIGHT)
+    found = drawn(page, widget)
+    found.locator(focus).first.focus()
+    times = []
+    for move in range(MOVES):
+        page.keyboard.press(there if move < MOVES // 2 else back)
+        page.evaluate(SETTLE)
+        times.append(float(found.get_attribute("data-redraw-ms")))
+    page.close()
+    return {
+        **result,
+        "redraw_ms": {
+            "median": round(statistics.median(times), 2),
+            "slowest": max(times),
+        },
+    }
 
 
 def main() -> None:
-    if not EXPLORATION.is_file():
+    if not all(page_of(widget).is_file() for widget in WIDGETS):
         raise SystemExit("build the book first: make book")
     load = os.getloadavg()[0]
-    shown, redraws = [], {}
-    with launched() as browser:
-        for _ in range(LOADS):
-            page = browser.new_page(viewport={"width": 1250, "height": 900})
-            page.goto(EXPLORATION.as_uri())
-            shown.append(page.evaluate(SHOWN))
-            page.close()
-        page = browser.new_page(viewport={"width": 1250, "height": 900})
-        page.goto(EXPLORATION.as_uri())
-        page.evaluate(SHOWN)
-        for k, (focus, there, back) in enumerate(KEYS):
-            widget = page.locator(".gloro-widget").nth(k)
-            widget.locator(focus).first.focus()
-            times = []
-            for move in range(MOVES):
-                page.keyboard.press(there if move < MOVES // 2 else back)
-                page.evaluate(SETTLE)
-                times.append(float(widget.get_attribute("data-redraw-ms")))
-            redraws[NAMES[k]] = {
-                "median": round(statistics.median(times), 2),
-                "slowest": max(times),
-            }
+    with served() as base, launched() as browser:
+        widgets = {widget: _measure(browser, base, widget) for widget in WIDGETS}
         version = browser.version
     result = {
-        "shown_after_load_ms": round(statistics.median(shown), 1),
-        "redraw_ms": redraws,
-        "page_bytes": EXPLORATION.stat().st_size,
+        "widgets": widgets,
         "loads": LOADS,
         "moves": MOVES,
         "browser": f"Chromium {version}",

@@ -1,8 +1,8 @@
 """Sphinx extension: formulas and widgets need no network.
 
-MathJax, require.js and the widgets' manager are taken from npm, pinned by version and digest, and copied into the book;
-anywidget's front end comes from the installed package. Where npm is missing the pages load the same versions from a CDN, and
-the build says so.
+MathJax is taken from npm, pinned by version and digest, and copied into the book. Where npm is missing the pages load the same
+version from a CDN, and the build says so. Widgets are brought to life by book/assets/gloro/widgets.js, which knows anywidgets only:
+a page with others is a warning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).resolve().parents[2] / "_build" / "assets"
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "_build" / "assets"
+PAGE = ROOT / "book" / "assets"
 CDN = "https://cdn.jsdelivr.net/npm"
 
 
@@ -48,29 +50,18 @@ MATHJAX = Package(
     "3.2.2",
     "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
 )
-REQUIRE = Package(
-    "requirejs",
-    "2.3.8",
-    "7/cTSLOdYkNBNJcDMWf+luFvMriVm7eYxp4BcFCsAX0wF421Vyce5SXP17c+Jd5otXKGNehIonFlyQXSowL6Mw==",
-)
-MANAGER = Package(
-    "@jupyter-widgets/html-manager",
-    "1.0.15",
-    "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
+# For the tests of the pages: nothing of it is in the book.
+AXE = Package(
+    "axe-core",
+    "4.14.1",
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
 )
 
-# MathJax 3 has no Hub, which the widgets' manager (made for MathJax 2) calls to set formulas; it replaces what it finds when it loads.
-WIDGET_PATHS = """\
-const base = document.currentScript.src.replace(/\\/[^/]*$/, "");
-requirejs.config({ paths: %s });
-const giveHub = () => {
-  window.MathJax = window.MathJax || {};
-  window.MathJax.Hub = { Queue: ([, , node]) => window.MathJax.typesetPromise?.(node ? [node] : undefined) };
-};
-giveHub();
-document.querySelector('script[src*="tex-mml-chtml"]')?.addEventListener("load", giveHub);
-document.addEventListener("DOMContentLoaded", giveHub);
-"""
+# MathJax without its menu, which is a third of its bundle and makes every formula a stop for the Tab key: screen readers are given
+# MathML (assistive-mml), and the menu's own speech files are never asked for.
+PARTS = ("input/tex", "output/chtml", "a11y/assistive-mml")
+
+STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def fetch(package: Package, folder: Path) -> Path:
@@ -90,78 +81,90 @@ def fetch(package: Package, folder: Path) -> Path:
 
 
 def _copy_mathjax(package: Path, target: Path) -> None:
-    # The one bundle that the pages load, and the fonts that it asks for.
+    # The parts that the pages load (PARTS), their fonts, and rarer commands of TeX, which are fetched when a formula has one.
     es5 = package / "es5"
     shutil.copytree(es5 / "output" / "chtml" / "fonts", target / "output/chtml/fonts")
-    shutil.copy(es5 / "tex-mml-chtml.js", target)
+    shutil.copytree(
+        es5 / "input" / "tex" / "extensions", target / "input/tex/extensions"
+    )
+    for name in ("startup", "core", *PARTS):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(es5 / f"{name}.js", target / f"{name}.js")
+    shutil.copy(package / "LICENSE", target)
 
 
-def _copy_require(package: Path, target: Path) -> None:
-    shutil.copy(package / "require.js", target)
+def _copy_axe(package: Path, target: Path) -> None:
+    shutil.copy(package / "axe.min.js", target)
 
 
-def _copy_manager(package: Path, target: Path) -> None:
-    # Its style sheet claims the theme's icons too, so it needs its icon font, in the one format that every browser reads.
-    for pattern in ("*-amd.js", "*.woff2"):
-        for path in (package / "dist").glob(pattern):
-            shutil.copy(path, target)
-
-
-def provide(name: str, package: Package, copy: Callable[[Path, Path], None]) -> bool:
-    """Put what the book needs of a package into the assets folder, if it is not there. Returns whether it is there then."""
-    target = ASSETS / name
+def provide(target: Path, package: Package, copy: Callable[[Path, Path], None]) -> bool:
+    """Put what is needed of a package into a folder, if it is not there. Returns whether it is there then."""
     if target.is_dir():
         return True
     try:
         with tempfile.TemporaryDirectory() as folder:
             unpacked = fetch(package, Path(folder))
-            part = ASSETS / f"{name}.part"
+            part = target.with_name(f"{target.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             copy(unpacked, part)
             part.replace(target)
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("the pages load %s from %s: %s", package.name, CDN, error)
+        logger.info("%s cannot be had from npm: %s", package.name, error)
         return False
     return True
 
 
-def _write_widget_paths(paths: dict[str, str]) -> None:
-    """The script between require.js and the manager: where modules lie, relative to itself where they are in the book."""
-    import anywidget
-
-    widgets = ASSETS / "widgets"
-    widgets.mkdir(parents=True, exist_ok=True)
-    front_end = Path(anywidget.__file__).parent / "nbextension" / "index.js"
-    shutil.copy(front_end, widgets / "anywidget.js")
-    entries = {"anywidget": 'base + "/anywidget"', **paths}
-    table = ", ".join(f"{json.dumps(k)}: {v}" for k, v in entries.items())
-    (widgets / "widget-paths.js").write_text(
-        WIDGET_PATHS % ("{ " + table + " }"), encoding="utf-8"
-    )
+def axe() -> Path | None:
+    """The script of axe-core, which checks pages for accessibility; None where npm cannot give it."""
+    target = ASSETS.with_name("axe")
+    return target / "axe.min.js" if provide(target, AXE, _copy_axe) else None
 
 
 def use_local_assets(app: Sphinx, config: Config) -> None:
-    if provide("mathjax", MATHJAX, _copy_mathjax):
-        config.mathjax_path = "mathjax/tex-mml-chtml.js"
+    folder = f"mathjax-{MATHJAX.version}"
+    if provide(ASSETS / folder, MATHJAX, _copy_mathjax):
+        config.mathjax_path = f"{folder}/startup.js"
     else:
-        config.mathjax_path = f"{CDN}/mathjax@{MATHJAX.version}/es5/tex-mml-chtml.js"
-    # Not in _static, of which every script is added to every page.
-    if provide("require", REQUIRE, _copy_require):
-        require = "require/require.js"
-    else:
-        require = f"{CDN}/requirejs@{REQUIRE.version}/require.js"
-    if provide("html-manager", MANAGER, _copy_manager):
-        manager = "html-manager/embed-amd.js"
-        paths = {"@jupyter-widgets/html-manager/dist": 'base + "/../html-manager"'}
-    else:
-        manager = f"{CDN}/{MANAGER.name}@{MANAGER.version}/dist/embed-amd.js"
-        paths = {}
-    _write_widget_paths(paths)
-    config.html_static_path.append(str(ASSETS))
-    config.nb_ipywidgets_js = {require: {}, "widgets/widget-paths.js": {}, manager: {}}
+        config.mathjax_path = f"{CDN}/mathjax@{MATHJAX.version}/es5/startup.js"
+        logger.info("the pages load formulas from %s", CDN)
+    config.mathjax3_config = {
+        **(config.mathjax3_config or {}),
+        "loader": {"load": list(PARTS)},
+    }
+    # Not in _static, of which Jupyter Book adds every script to every page.
+    config.html_static_path += [str(ASSETS), str(PAGE)]
+    config.html_css_files.append("gloro/page.css")
+    config.html_js_files.append(("gloro/page.js", {"defer": "defer"}))
+    config.nb_ipywidgets_js = {"gloro/widgets.js": {"defer": "defer"}}
+
+
+def check_widgets(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Warn of a notebook that shows a widget which widgets.js does not know."""
+    if STATE not in source[0]:
+        return
+    models = (
+        json.loads(source[0])["metadata"]
+        .get("widgets", {})
+        .get(STATE, {})
+        .get("state", {})
+    )
+    foreign = {
+        m["model_name"]
+        for m in models.values()
+        if m["model_module"] not in ("anywidget", "@jupyter-widgets/base")
+    }
+    if foreign:
+        logger.warning(
+            "the page holds %s: without a kernel only anywidgets are alive here",
+            ", ".join(sorted(foreign)),
+            location=docname,
+        )
 
 
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", use_local_assets)
-    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect(
+        "source-read", check_widgets, priority=600
+    )  # after twins.py has put the results in
+    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,15 +1,15 @@
-"""What all widgets share: their JavaScript, the epsilon slider, and a still picture for where scripts are off."""
+"""What all widgets share: their JavaScript, epsilon, and a still picture for where scripts are off."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import math
 import re
 from importlib import resources
 
 import anywidget
-import ipywidgets
 import traitlets
 
 from gloro_lite.certificate import check_epsilon
@@ -19,28 +19,34 @@ _FILES = resources.files(__package__)
 
 def module(name: str) -> str:
     """`name` and what it imports as one JavaScript module, which a page can load from a string."""
-    parts = [_FILES.joinpath(file).read_text(encoding="utf-8") for file in ("core.js", "plane.js", name)]
+    parts = [_FILES.joinpath(file).read_text(encoding="utf-8") for file in ("palette.js", "core.js", "page.js", "plane.js", name)]
     return "\n".join(re.sub(r"^import [^;]*;\n", "", part, flags=re.MULTILINE) for part in parts)
 
 
 class Widget(anywidget.AnyWidget):
-    """A picture with an epsilon, in input units. Assigning to a trait redraws it; `observe` calls back when it is moved."""
+    """A picture with an epsilon, in input units. Assigning to a trait redraws it; `observe` calls back when it is moved.
+
+    Traits: `epsilon`, and `largest`, where its slider ends.
+    """
 
     _css = _FILES.joinpath("style.css").read_text(encoding="utf-8")
     description = traitlets.Unicode().tag(sync=True)
     epsilon = traitlets.Float(0.3).tag(sync=True)
+    largest = traitlets.Float(1.0).tag(sync=True)
 
     @traitlets.validate("epsilon")
     def _check_epsilon(self, proposal) -> float:
         return check_epsilon(proposal["value"])
 
     def with_controls(self, largest: float = 1.0):
-        """An ipywidgets VBox: a slider for epsilon, up to `largest`, over the picture; the two stay linked without a kernel."""
-        slider = ipywidgets.FloatSlider(
-            value=self.epsilon, min=0.01, max=largest, step=0.01, description="ε", layout={"width": "100%", "max_width": "420px"}
-        )
-        ipywidgets.jslink((slider, "value"), (self, "epsilon"))
-        return ipywidgets.VBox([slider, self])
+        """The widget itself, its epsilon slider reaching up to `largest`.
+
+        Raises ValueError for a `largest` that is not a positive number.
+        """
+        if not (math.isfinite(largest) and largest > 0):
+            raise ValueError(f"the epsilon slider ends at a positive number, not {largest}")
+        self.largest = float(largest)
+        return self
 
     def _draw(self):
         """The same picture as a matplotlib figure."""

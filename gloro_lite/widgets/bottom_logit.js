@@ -1,163 +1,304 @@
 import { argmax, bottomLogit, marginConstants } from "./core.js";
-import { BOTTOM, COLORS, NAMES, element, redrawing, round, svg } from "./plane.js";
+import { COLORS, NAMES, announcer, button, element, epsilonSlider, hatching, legend, listen, presses, redrawing, round, slider, svg } from "./page.js";
 
-const [WIDTH, HEIGHT, RANGE] = [330, 240, 4];
-const yOf = (value) => HEIGHT / 2 - (value / RANGE) * (HEIGHT / 2 - 14);
-const valueOf = (y) => Math.min(Math.max(((HEIGHT / 2 - y) / (HEIGHT / 2 - 14)) * RANGE, -RANGE), RANGE);
+const [WIDTH, HEIGHT] = [340, 312];
+const [LEFT, TOP, FLOOR] = [26, 10, 272]; // of the bars: where their axis stands, and the heights of its ends
+const [LOW, HIGH] = [-5, 6]; // the axis's ends
+const RANGE = 4; // logits are moved within -RANGE and RANGE
+const LONGEST = 2.5; // of a row that is moved
+const UNIT = (FLOOR - TOP) / (HIGH - LOW);
+const GRIP = 14; // a handle's height
+const ROW_UNIT = 52; // pixels for a row of length 1
+const MIDDLE = [WIDTH / 2, HEIGHT / 2];
 
-/** Where a pointer is in the picture's own coordinates. */
+const yOf = (value) => FLOOR - (Math.min(Math.max(value, LOW), HIGH) - LOW) * UNIT;
+const valueOf = (y) => LOW + (FLOOR - y) / UNIT;
+const clamp = (value, most) => Math.min(Math.max(value, -most), most);
+const SUBSCRIPTS = "₀₁₂₃₄₅";
+
+/** Where a pointer is in a picture's own coordinates. */
 function place(picture, event) {
   const box = picture.getBoundingClientRect();
   return [((event.clientX - box.left) / box.width) * WIDTH, ((event.clientY - box.top) / box.height) * HEIGHT];
 }
 
-function draggable(handle, picture, moved) {
-  handle.addEventListener("pointerdown", (event) => {
-    handle.setPointerCapture(event.pointerId);
-    handle.focus();
-    event.preventDefault();
-  });
-  handle.addEventListener("pointermove", (event) => {
-    if (handle.hasPointerCapture(event.pointerId)) moved(...place(picture, event));
-  });
-}
-
 function render({ model, el }) {
-  const count = model.get("logits").length;
+  const initial = Object.fromEntries(["logits", "rows", "epsilon"].map((name) => [name, model.get(name)]));
+  const count = initial.logits.length;
+  const spokenNow = announcer();
+  let locked = false;
+  let chosen = 0; // the row that a tap moves
   const set = (name, value) => {
     model.set(name, value);
     model.save_changes();
+    spokenNow.say(() => text.textContent);
   };
-  const outputs = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "Logits, and bottom in both forms" });
-  const vectors = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "Rows of the last layer" });
-  const slot = WIDTH / (count + 2);
-  const bars = [];
-  const axis = svg("line", { x1: 0, x2: WIDTH, y1: HEIGHT / 2, y2: HEIGHT / 2, stroke: "currentColor" });
+  const setLogit = (i, value) => {
+    const rounded = Number(clamp(value, RANGE).toFixed(2));
+    set("logits", model.get("logits").map((v, k) => (k === i ? rounded : v)));
+  };
+  const setRow = (i, [a, b]) => {
+    const length = Math.hypot(a, b);
+    if (length === 0) return;
+    const wanted = locked ? Math.hypot(...model.get("rows")[i]) : Math.min(length, LONGEST);
+    const row = [(a * wanted) / length, (b * wanted) / length];
+    set("rows", model.get("rows").map((v, k) => (k === i ? row : v)));
+  };
+  const hatch = hatching();
 
-  for (let i = 0; i < count + 2; i++) {
-    const bottom = i >= count;
-    const bar = svg("rect", { x: i * slot + 0.2 * slot, width: 0.6 * slot, fill: bottom ? BOTTOM : COLORS[i] });
-    const name = svg("text", { x: (i + 0.5) * slot, y: HEIGHT - 2, "text-anchor": "middle" });
-    name.textContent = bottom ? ["⊥ Kᵢ+Kⱼ", "⊥ tight"][i - count] : `y${i} ${NAMES[i]}`;
-    const value = svg("text", { x: (i + 0.5) * slot, "text-anchor": "middle" });
-    outputs.append(bar, name, value);
-    const one = { bar, value };
-    if (!bottom) {
-      one.handle = svg("rect", {
-        class: "gloro-handle",
-        x: i * slot + 0.1 * slot,
-        width: 0.8 * slot,
-        height: 12,
-        rx: 4,
-        fill: "currentColor",
-        "fill-opacity": 0.75,
-        tabindex: 0,
-        role: "slider",
-        "aria-label": `logit of class ${i}, ${NAMES[i]}`,
-        "aria-valuemin": -RANGE,
-        "aria-valuemax": RANGE,
-        "aria-orientation": "vertical",
-      });
-      const change = (next) => set("logits", model.get("logits").map((v, k) => (k === i ? Math.min(Math.max(next, -RANGE), RANGE) : v)));
-      draggable(one.handle, outputs, (x, y) => change(valueOf(y)));
-      one.handle.addEventListener("keydown", (event) => {
-        const way = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
-        if (!way) return;
-        change(model.get("logits")[i] + way * (event.shiftKey ? 0.5 : 0.05));
-        event.preventDefault();
-      });
-      outputs.append(one.handle);
-    }
-    bars.push(one);
+  // Bars from the floor: the logits have no natural zero, and all whiskers go up.
+  const bars = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "Bars of the logits, with whiskers up to what each rival can reach, and bars of bottom. The table below has the numbers." });
+  bars.append(hatch.definition);
+  for (let value = LOW + 1; value <= HIGH; value += 2) {
+    const y = yOf(value);
+    bars.append(svg("line", { x1: LEFT, x2: WIDTH, y1: y, y2: y, stroke: "currentColor", "stroke-opacity": 0.15 }));
+    const mark = svg("text", { x: LEFT - 4, y: y + 4, "text-anchor": "end" });
+    mark.textContent = round(value, 0);
+    bars.append(mark);
   }
-  outputs.append(axis);
-
-  const unit = (HEIGHT / 2 - 16) / 2;
-  const toPicture = ([a, b]) => [WIDTH / 2 + a * unit, HEIGHT / 2 - b * unit];
-  const clampRow = (row) => row.map((v, k) => Math.min(Math.max(v, k ? -2 : -2.5), k ? 2 : 2.5));
-  const arrows = Array.from({ length: count }, (_, i) => {
-    const line = svg("line", { x1: WIDTH / 2, y1: HEIGHT / 2, stroke: COLORS[i], "stroke-width": 3 });
-    const name = svg("text", {});
-    name.textContent = `w${i}`;
-    const handle = svg("circle", {
-      class: "gloro-handle",
-      r: 8,
-      fill: COLORS[i],
-      tabindex: 0,
-      role: "slider",
-      "aria-roledescription": "arrow head, moved by the four arrow keys",
-      "aria-label": `row of class ${i}, ${NAMES[i]}`,
+  const slot = (WIDTH - LEFT) / (count + 2);
+  const columns = Array.from({ length: count + 2 }, (_, i) => {
+    const bottom = i >= count;
+    const x = LEFT + i * slot;
+    const bar = svg("rect", { x: x + 0.14 * slot, width: 0.72 * slot, fill: bottom ? hatch.fill : COLORS[i], stroke: "currentColor", "stroke-width": 0 });
+    const name = svg("text", { x: x + slot / 2, y: FLOOR + 16, "text-anchor": "middle" });
+    name.textContent = bottom ? ["⊥", "⊥ tight"][i - count] : `y${SUBSCRIPTS[i]}`;
+    const value = svg("text", { x: x + slot / 2, y: FLOOR + 33, "text-anchor": "middle", class: "gloro-number" });
+    bars.append(bar, name, value);
+    if (bottom) return { bar, value };
+    const lines = [0.34, 0.66].map((at, form) => {
+      const style = { fill: "none", stroke: "currentColor", "stroke-width": form ? 3 : 1.6 };
+      const path = svg("path", style);
+      bars.append(path);
+      return { path, x: x + at * slot };
     });
-    const change = (row) => set("rows", model.get("rows").map((v, k) => (k === i ? clampRow(row) : v)));
-    draggable(handle, vectors, (x, y) => change([(x - WIDTH / 2) / unit, (HEIGHT / 2 - y) / unit]));
-    handle.addEventListener("keydown", (event) => {
-      const way = { ArrowUp: [0, 1], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowLeft: [-1, 0] }[event.key];
-      if (!way) return;
-      const step = event.shiftKey ? 0.5 : 0.05;
-      change(model.get("rows")[i].map((v, k) => v + step * way[k]));
-      event.preventDefault();
-    });
-    return { line, name, handle };
+    const grip = svg("g", { class: "gloro-handle" });
+    const plate = svg("rect", { x: x + 0.14 * slot, width: 0.72 * slot, height: GRIP, fill: "black", "fill-opacity": 0.35 });
+    const grooves = svg("path", { d: `M${x + 0.34 * slot} 5 h${0.32 * slot} m0 4 h${-0.32 * slot}`, stroke: "white", "stroke-width": 1.5 });
+    grip.append(plate, grooves);
+    bars.append(grip);
+    return { bar, value, lines, grip };
   });
-  for (const { line, name, handle } of arrows) vectors.append(line, name, handle);
+  const levels = [0, 1].map((form) => {
+    const style = form ? { "stroke-width": 1.6 } : { "stroke-width": 1.4, "stroke-dasharray": "5 4" };
+    const line = svg("line", { x1: LEFT, x2: WIDTH, stroke: "currentColor", ...style });
+    bars.append(line);
+    return line;
+  });
+  bars.append(svg("line", { x1: LEFT, x2: WIDTH, y1: FLOOR, y2: FLOOR, stroke: "currentColor" }));
+  const column = (event) => Math.floor((place(bars, event)[0] - LEFT) / slot);
+  let pulled = -1;
+  presses(bars, {
+    grip(event) {
+      const i = column(event);
+      if (i < 0 || i >= count) return false;
+      const y = place(bars, event)[1];
+      const top = yOf(model.get("logits")[i]);
+      if (y < top - 14 || y > top + GRIP + 14) return false;
+      pulled = i;
+      return true;
+    },
+    move: (event) => setLogit(pulled, valueOf(place(bars, event)[1] - GRIP / 2)),
+    tap(event) {
+      const i = column(event);
+      if (i >= 0 && i < count) setLogit(i, valueOf(place(bars, event)[1]));
+    },
+  });
 
-  const text = element("p", { class: "gloro-readout", "aria-live": "polite" });
+  // The last layer's rows, as arrows from the middle.
+  const vectors = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "Arrows for the last layer's rows. Their lengths and angles can be set below." });
+  for (const line of [
+    { x1: 0, x2: WIDTH, y1: MIDDLE[1], y2: MIDDLE[1] },
+    { x1: MIDDLE[0], x2: MIDDLE[0], y1: 0, y2: HEIGHT },
+  ]) {
+    vectors.append(svg("line", { ...line, stroke: "currentColor", "stroke-opacity": 0.3 }));
+  }
+  const toPicture = ([a, b]) => [MIDDLE[0] + a * ROW_UNIT, MIDDLE[1] - b * ROW_UNIT];
+  const fromPicture = ([x, y]) => [(x - MIDDLE[0]) / ROW_UNIT, (MIDDLE[1] - y) / ROW_UNIT];
+  const arrows = Array.from({ length: count }, (_, i) => {
+    const line = svg("line", { x1: MIDDLE[0], y1: MIDDLE[1], stroke: COLORS[i], "stroke-width": 3.5 });
+    const ring = svg("circle", { r: 15, fill: "none", stroke: "currentColor", "stroke-dasharray": "3 2.5" });
+    const disc = svg("circle", { r: 12, fill: COLORS[i], stroke: "white" });
+    const name = svg("text", { "text-anchor": "middle", class: "gloro-on-color" });
+    name.textContent = i;
+    return { line, ring, disc, name, head: svg("g", { class: "gloro-handle" }, ring, disc, name) };
+  });
+  vectors.append(...arrows.map(({ line }) => line), ...arrows.map(({ head }) => head));
+  presses(vectors, {
+    grip(event, touch) {
+      const [x, y] = place(vectors, event);
+      const away = model.get("rows").map((row) => {
+        const [a, b] = toPicture(row);
+        return Math.hypot(a - x, b - y);
+      });
+      const nearest = away.indexOf(Math.min(...away));
+      if (away[nearest] > (touch ? 24 : 16)) return false;
+      chosen = nearest;
+      return true;
+    },
+    move: (event) => setRow(chosen, fromPicture(place(vectors, event))),
+    tap: (event) => setRow(chosen, fromPicture(place(vectors, event))),
+  });
+
+  // The numbers, for the keyboard and for readers who tap.
+  const polar = (row) => [Math.hypot(...row), (Math.atan2(row[1], row[0]) * 180) / Math.PI];
+  const fromPolar = (length, degrees) => [length * Math.cos((degrees * Math.PI) / 180), length * Math.sin((degrees * Math.PI) / 180)];
+  const own = (i) => `of class ${i}, ${NAMES[i]}`;
+  const sliders = Array.from({ length: count }, (_, i) => ({
+    logit: slider({ words: `y${SUBSCRIPTS[i]}`, label: `y${SUBSCRIPTS[i]}, the logit ${own(i)}`, low: -RANGE, high: RANGE, step: 0.05, input: (v) => setLogit(i, v) }),
+    length: slider({
+      words: `‖w${SUBSCRIPTS[i]}‖`,
+      label: `‖w${SUBSCRIPTS[i]}‖, the length of the row ${own(i)}`,
+      low: 0.05,
+      high: LONGEST,
+      step: 0.05,
+      input(v) {
+        chosen = i;
+        if (!locked) setRow(i, fromPolar(v, polar(model.get("rows")[i])[1]));
+      },
+    }),
+    angle: slider({
+      words: `angle of w${SUBSCRIPTS[i]}`,
+      label: `angle of w${SUBSCRIPTS[i]}, the row ${own(i)}`,
+      low: -180,
+      high: 180,
+      step: 1,
+      unit: "°",
+      input(v) {
+        chosen = i;
+        setRow(i, fromPolar(polar(model.get("rows")[i])[0], v));
+      },
+    }),
+  }));
+  const numbers = element("details", { class: "gloro-numbers" }, element("summary", {}, "Set the numbers with sliders"));
+  for (const kind of ["logit", "length", "angle"]) numbers.append(element("div", { class: "gloro-group" }, ...sliders.map((one) => one[kind].root)));
+
+  const epsilon = epsilonSlider(model);
+  const lock = element("input", { type: "checkbox" });
+  lock.addEventListener("change", () => {
+    locked = lock.checked;
+    drawing.request();
+  });
+  const reset = () => {
+    locked = lock.checked = false;
+    chosen = 0;
+    model.set(initial);
+    model.save_changes();
+    drawing.request();
+    spokenNow.say(() => text.textContent);
+  };
+
+  const head = ["class", "logit", "+ ε(Kᵢ + Kⱼ)", "+ ε‖wⱼ − wᵢ‖"].map((words) => element("th", { scope: "col" }, words));
+  const body = element("tbody");
+  const caption = element("caption", {}, "What each rival can reach within ε");
+  const table = element("table", { class: "gloro-table" }, caption, element("thead", {}, element("tr", {}, ...head)), body);
+  const text = element("p", { class: "gloro-readout" });
+  const line = { stroke: "currentColor", fill: "none" };
   const root = element(
     "div",
     { class: "gloro-widget", role: "group", "aria-label": model.get("description") },
+    epsilon.root,
     element(
       "div",
       { class: "gloro-row" },
-      element("div", { class: "gloro-panel" }, element("h4", {}, "Logits and ⊥"), outputs),
-      element("div", { class: "gloro-panel" }, element("h4", {}, "Rows wᵢ of the last layer"), vectors),
+      element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, "Logits and ⊥"), bars),
+      element("div", { class: "gloro-panel" }, element("p", { class: "gloro-title" }, "Rows wᵢ of the last layer, Kᵢ = ‖wᵢ‖"), vectors),
     ),
     text,
-    element("p", { class: "gloro-hint" }, "Drag the handles, or focus one with Tab and use the arrow keys; Shift makes steps larger."),
+    element(
+      "div",
+      { class: "gloro-row gloro-actions" },
+      element("label", { class: "gloro-check" }, lock, element("span", {}, "keep the rows' lengths")),
+      button("Reset", reset),
+    ),
+    legend(
+      [[svg("path", { d: "M13 13 V2 M9 2 h8 M10 7 h6", "stroke-width": 1.6, ...line })], "whisker: εKᵢ, then εKⱼ"],
+      [[svg("path", { d: "M13 13 V2 M9 2 h8", "stroke-width": 3, ...line })], "tight whisker: ε‖wⱼ − wᵢ‖"],
+      [[svg("path", { d: "M1 7 H25", "stroke-dasharray": "5 4", "stroke-width": 1.4, ...line })], "level of ⊥, the highest whisker"],
+      [[svg("path", { d: "M1 7 H25", "stroke-width": 1.6, ...line })], "level of the tight ⊥"],
+    ),
+    table,
+    numbers,
+    element("p", { class: "gloro-hint" }, "Drag a bar's top or an arrow's head. Or tap: above a class's name to set its logit there, beside the arrows to put the ringed one there."),
+    spokenNow.root,
   );
+  root.dataset.widget = "BottomLogit";
   el.append(root);
 
   const drawing = redrawing(root, () => {
     const values = model.get("logits");
     const rows = model.get("rows");
-    const epsilon = model.get("epsilon");
+    const radius = model.get("epsilon");
     const top = argmax(values);
     const tables = [false, true].map((tight) => marginConstants(rows, tight));
-    const both = tables.map((table) => bottomLogit(values, table, epsilon));
+    const both = tables.map((one) => bottomLogit(values, one, radius));
+    const norms = rows.map((row) => Math.hypot(...row));
+    const rival = both.map((bottom, form) => values.findIndex((v, i) => i !== top && v + radius * tables[form][top][i] === bottom));
+    epsilon.show(radius);
     [...values, ...both].forEach((value, i) => {
-      // A bar that would leave the picture ends at its edge; its number does not.
-      const y = Math.min(Math.max(yOf(value), 4), HEIGHT - 16);
-      bars[i].bar.setAttribute("y", Math.min(y, HEIGHT / 2));
-      bars[i].bar.setAttribute("height", Math.abs(y - HEIGHT / 2));
-      bars[i].value.textContent = round(value, 2);
-      bars[i].value.setAttribute("y", value >= 0 ? Math.max(y - 10, 12) : Math.min(y + 20, HEIGHT - 16));
-      if (bars[i].handle) {
-        bars[i].handle.setAttribute("y", y - 6);
-        bars[i].handle.setAttribute("aria-valuenow", value.toFixed(2));
-      }
+      const { bar, value: words, grip } = columns[i];
+      const y = yOf(value);
+      bar.setAttribute("y", y);
+      bar.setAttribute("height", FLOOR - y);
+      bar.setAttribute("stroke-width", i === top ? 2 : 0);
+      words.textContent = round(value, 2);
+      grip?.setAttribute("transform", `translate(0 ${y})`);
+    });
+    columns.slice(0, count).forEach(({ lines }, i) => {
+      lines.forEach(({ path, x }, form) => {
+        if (i === top) return path.setAttribute("d", "");
+        const reach = values[i] + radius * tables[form][top][i];
+        const half = form ? 5 : 4;
+        // A whisker that leaves the picture ends in an arrow's head at its edge.
+        const end = reach > HIGH ? `M${x - half} ${TOP + 6} L${x} ${TOP} L${x + half} ${TOP + 6}` : `M${x - half} ${yOf(reach)} h${2 * half}`;
+        const step = form ? "" : `M${x - 3} ${yOf(values[i] + radius * norms[i])} h6`;
+        path.setAttribute("d", `M${x} ${yOf(values[i])} V${yOf(reach)} ${end} ${step}`);
+      });
+    });
+    both.forEach((value, form) => {
+      levels[form].setAttribute("y1", yOf(value));
+      levels[form].setAttribute("y2", yOf(value));
     });
     rows.forEach((row, i) => {
       const [x, y] = toPicture(row);
-      arrows[i].line.setAttribute("x2", x);
-      arrows[i].line.setAttribute("y2", y);
-      arrows[i].handle.setAttribute("cx", x);
-      arrows[i].handle.setAttribute("cy", y);
-      arrows[i].handle.setAttribute("aria-valuetext", `${round(row[0], 2)}, ${round(row[1], 2)}; length ${round(Math.hypot(...row), 2)}`);
-      arrows[i].name.setAttribute("x", Math.min(x + 11, WIDTH - 18));
-      arrows[i].name.setAttribute("y", y + 4);
+      const { line, ring, disc, name } = arrows[i];
+      line.setAttribute("x2", x);
+      line.setAttribute("y2", y);
+      for (const circle of [ring, disc]) {
+        circle.setAttribute("cx", x);
+        circle.setAttribute("cy", y);
+      }
+      ring.setAttribute("visibility", i === chosen ? "visible" : "hidden");
+      name.setAttribute("x", x);
+      name.setAttribute("y", y + 4.5);
+      const [length, degrees] = polar(row);
+      sliders[i].logit.show(values[i]);
+      sliders[i].length.show(length);
+      sliders[i].length.track.disabled = locked;
+      sliders[i].angle.show(degrees);
     });
+    body.replaceChildren(
+      ...values.map((value, i) => {
+        const cells = tables.map((one, form) => {
+          if (i === top) return element("td", {}, "predicted");
+          const words = `${round(value, 2)} + ${round(radius * one[top][i], 2)} = ${round(value + radius * one[top][i], 2)}`;
+          return element("td", {}, i === rival[form] ? element("strong", {}, words) : words);
+        });
+        return element("tr", {}, element("th", { scope: "row" }, `${i} ${NAMES[i]}`), element("td", {}, round(value, 2)), ...cells);
+      }),
+    );
     const say = (form) => {
-      const [bottom, table] = [both[form], tables[form]];
-      const rival = values.findIndex((v, i) => i !== top && v + epsilon * table[top][i] === bottom);
+      const [bottom, one] = [both[form], tables[form]];
       const winner = values[top] > bottom ? `class ${top}` : "⊥";
-      return `${winner} wins, ⊥ = y${rival} + ε · ${round(table[top][rival])} = ${round(bottom)}`;
+      return `${winner} wins, ⊥ = y${SUBSCRIPTS[rival[form]]} + ε · ${round(one[top][rival[form]], 2)} = ${round(bottom, 2)}`;
     };
-    text.textContent = `With Kᵢ + Kⱼ: ${say(0)}. With the tight Kᵢⱼ: ${say(1)}.`;
+    text.textContent = `With Kᵢ + Kⱼ: ${say(0)}. With the tight ‖wⱼ − wᵢ‖: ${say(1)}.`;
     const shown = { logits: JSON.stringify(values), rows: JSON.stringify(rows) };
     Object.assign(root.dataset, { ...shown, sum: both[0], tight: both[1], prediction: top });
   });
-  for (const name of ["logits", "rows", "epsilon"]) model.on(`change:${name}`, drawing.request);
+  const stop = listen(model, ["logits", "rows", "epsilon"], drawing.request);
   return () => {
-    for (const name of ["logits", "rows", "epsilon"]) model.off(`change:${name}`, drawing.request);
+    stop();
     drawing.stop();
   };
 }

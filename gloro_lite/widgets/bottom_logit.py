@@ -17,7 +17,8 @@ def _finite(values) -> list[float]:
 
 
 class BottomLogit(Widget):
-    """Bars for the logits and for bottom in both forms, with K_i + K_j and with the tight K_ij = ||w_j - w_i||.
+    """Bars for the logits, whiskers for what each rival gains within epsilon, and bottom's level at the highest whisker: with
+    K_i + K_j (the paper's Figure 2) and with the tight K_ij = ||w_j - w_i|| (its Appendix A.2).
 
     Args:
         logits: of two to six classes.
@@ -42,8 +43,8 @@ class BottomLogit(Widget):
             rows=rows,
             epsilon=epsilon,
             description=(
-                "Bottom logit: bars for each class's logit and for bottom in two forms, and arrows for the last layer's rows. "
-                "Bottom wins where its bar is the highest; the tight form is never above the other."
+                "Bottom logit: bars for each class's logit, with whiskers up to what each rival can reach within epsilon, and "
+                "bars for bottom in two forms; arrows for the last layer's rows. Bottom wins where its bar is the highest."
             ),
         )
 
@@ -60,7 +61,15 @@ class BottomLogit(Widget):
         count = len(self.logits)
         names = [f"$y_{i}$" for i in range(count)] + [r"$\bot$, $K_i+K_j$", r"$\bot$, tight"]
         colors = [*plotting.CLASS_COLORS[:count], plotting.BOTTOM_COLOR, plotting.BOTTOM_COLOR]
-        left.bar(names, [*self.logits, *bottoms], color=colors)
+        bars = left.bar(names, [*self.logits, *bottoms], color=colors)
+        for bar in bars[count:]:
+            bar.set(hatch=plotting.HATCH, edgecolor="white")
+        top = int(logits.argmax())
+        for form, tight in enumerate((False, True)):
+            gains = self.epsilon * margin_constants(rows, 1.0, tight=tight)[top]
+            for i in set(range(count)) - {top}:
+                left.errorbar(i - 0.1 + 0.2 * form, self.logits[i], [[0], [gains[i]]], color="black", capsize=3, lw=1 + form)
+            left.axhline(bottoms[form], color="black", ls=("--", "-")[form], lw=1)
         for i, (a, b) in enumerate(self.rows):
             right.annotate("", (a, b), (0, 0), arrowprops={"arrowstyle": "->", "color": plotting.CLASS_COLORS[i], "lw": 2})
             right.text(a, b, f"$w_{i}$")

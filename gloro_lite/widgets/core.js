@@ -1,4 +1,4 @@
-// The mathematics of gloro_lite in float64, checked against the Python on golden vectors (tests/book/test_widgets.py).
+// The mathematics of gloro_lite in float64, checked in node against vectors that the Python computes (tests/test_javascript.py).
 
 /** A network from its layers, [{kind, rows, columns}], and its weights, a DataView of float32: each linear layer's rows, then biases. */
 export function network(layers, view, offset = 0) {
@@ -207,10 +207,10 @@ export function attack(net, point, radius, starts = 16, steps = 30) {
     const angle = (2 * Math.PI * start) / starts;
     let [dx, dy] = [0.5 * radius * Math.cos(angle), 0.5 * radius * Math.sin(angle)];
     let found = false;
-    for (let step = 0; step <= steps && !found; step++) {
+    for (let step = 0; step <= steps; step++) {
       const [x, y] = [point[0] + dx, point[1] + dy];
       found = argmax(at(x, y)) !== own;
-      if (found) break;
+      if (found || step === steps) break; // every end was looked at
       const h = 1e-5;
       const gx = margin(x + h, y) - margin(x - h, y);
       const gy = margin(x, y + h) - margin(x, y - h);
@@ -268,4 +268,33 @@ export function boundaries(outputs, size) {
     segments.push(...contour(margin, size, 0));
   }
   return segments;
+}
+
+/** The distance from (x, y) to the nearest of some segments [x0, y0, x1, y1]; infinite where there are none. */
+export function distanceToSegments(segments, x, y) {
+  let least = Infinity;
+  for (let k = 0; k < segments.length; k++) {
+    const [x0, y0, x1, y1] = segments[k];
+    const dx = x1 - x0;
+    const dy = y1 - y0;
+    const squared = dx * dx + dy * dy;
+    const t = squared > 0 ? Math.min(Math.max(((x - x0) * dx + (y - y0) * dy) / squared, 0), 1) : 0;
+    const rx = x - x0 - t * dx;
+    const ry = y - y0 - t * dy;
+    const distance = rx * rx + ry * ry;
+    if (distance < least) least = distance;
+  }
+  return Math.sqrt(least);
+}
+
+/** The share of points that are classified as labelled, and of those whose certified radius exceeds epsilon too (the VRA). */
+export function verified({ prediction, radius }, labels, epsilon) {
+  let right = 0;
+  let certified = 0;
+  for (let k = 0; k < labels.length; k++) {
+    if (prediction[k] !== labels[k]) continue;
+    right += 1;
+    if (radius[k] > epsilon) certified += 1;
+  }
+  return { accuracy: right / labels.length, vra: certified / labels.length };
 }

@@ -11,7 +11,7 @@ from gloro_lite.widgets.base import Widget, frame, module
 
 
 class MarginExplorer(Widget):
-    """Two nets of the plane: their classes, where bottom wins, and the certified disc around the point under the pointer.
+    """Two nets of the plane: their classes, where bottom wins, and the certified disc around a point.
 
     Args:
         gloro: a net trained with bottom, with inputs of shape (2,) and at most `export.MOST_PARAMETERS` parameters.
@@ -19,7 +19,8 @@ class MarginExplorer(Widget):
         points: (n, 2), shown on the maps, with their labels, (n,).
         epsilon: of bottom, in input units; `gloro.epsilon` by default.
 
-    Traits: `epsilon`, and `point`, [x1, x2], where the reader points.
+    Traits: `epsilon`, and `point`, [x1, x2], which the reader moves. An attack on the point runs within each net's certified
+    radius, where it must fail, or within epsilon, where it may.
 
     Raises ValueError and TypeError as `export.layers` does.
     """
@@ -52,8 +53,8 @@ class MarginExplorer(Widget):
             point=[round(v, 4) for v in points[0].tolist()],
             epsilon=gloro.epsilon if epsilon is None else epsilon,
             description=(
-                "Margin explorer: maps of the plane for a GloRo Net and a standard net, coloured by class and grey where bottom "
-                "wins, a band along each boundary; discs show how far the prediction at one point is certified."
+                "Margin explorer: maps of the plane for a GloRo Net and a standard net, coloured by class and hatched where "
+                "bottom wins, a band along each boundary; discs show how far the prediction at one point is certified."
             ),
         )
 

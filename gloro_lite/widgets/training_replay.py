@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipywidgets
 import torch
 import traitlets
-from torch import Tensor
+from torch import Tensor, nn
 
 from gloro_lite.fit import Epoch
 from gloro_lite.net import GloroNet
@@ -28,8 +27,10 @@ class Recording:
         self.layers: list[dict] = []
 
     def take(self, net: GloroNet, epoch: Epoch) -> None:
-        """Keep the weights, the certified margin constants, the epoch's row of the history, and the median over the points of
-        the label's logit less the largest other, with its sign."""
+        """Keep the weights, the certified margin constants and the epoch's row of the history, and add to that row what can be
+        compared between trainings with and without bottom: over the points, the median of the label's logit less the largest
+        other, with its sign, and the mean cross-entropy of the logits without bottom, in nats.
+        """
         self.layers = export.layers(net)
         self.weights.append(export.weights(net))
         self.constants.append(export.table(net))
@@ -37,7 +38,8 @@ class Recording:
             logits = net.logits(self.points).double()
         own = logits.gather(1, self.labels[:, None])
         margins = own - logits.scatter(1, self.labels[:, None], -torch.inf).amax(1, keepdim=True)
-        self.history.append({**epoch._asdict(), "margin": margins.median().item()})
+        entropy = nn.functional.cross_entropy(logits, self.labels)
+        self.history.append({**epoch._asdict(), "margin": margins.median().item(), "cross_entropy": entropy.item()})
 
 
 class TrainingReplay(Widget):
@@ -87,28 +89,15 @@ class TrainingReplay(Widget):
             epsilon=epsilon,
             description=(
                 "Training replay: the maps of a GloRo Net and of a standard net at one epoch, above curves of verified accuracy, "
-                "median margin, largest margin constant and loss over all epochs."
+                "median margin, largest margin constant and cross-entropy over all epochs."
             ),
         )
-
-    def with_controls(self, largest: float = 1.0):
-        """An ipywidgets VBox: sliders for the epoch and for epsilon over the picture."""
-        box = super().with_controls(largest)
-        slider = ipywidgets.IntSlider(
-            value=self.epoch,
-            min=0,
-            max=len(self.gloro["history"]) - 1,
-            description="epoch",
-            layout={"width": "100%", "max_width": "420px"},
-        )
-        ipywidgets.jslink((slider, "value"), (self, "epoch"))
-        return ipywidgets.VBox([slider, *box.children])
 
     def _draw(self):
         from matplotlib import pyplot as plt
 
         figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
-        titles = {"vra": "VRA", "margin": "median margin", "lipschitz": "largest K", "loss": "loss"}
+        titles = {"vra": "VRA", "margin": "median margin", "lipschitz": "largest K", "cross_entropy": "cross-entropy"}
         for name, style in (("gloro", "-"), ("standard", "--")):
             rows = getattr(self, name)["history"]
             for axis, (key, title) in zip(axes, titles.items(), strict=True):

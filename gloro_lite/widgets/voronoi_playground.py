@@ -28,6 +28,7 @@ class VoronoiPlayground(Widget):
     labels = traitlets.List().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
     classes = traitlets.Int(2).tag(sync=True)
+    most = traitlets.Int(MOST_SITES).tag(sync=True)
 
     def __init__(self, sites: Tensor, labels: Tensor, *, epsilon: float = 0.25):
         faces = DecisionFaces(sites, labels)

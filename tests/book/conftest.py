@@ -1,16 +1,18 @@
 """A browser for the rendered pages, and a server of them. Tests that need a browser are skipped where none is installed."""
 
+import re
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
+PAGES = re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+PHONE = 375
+THEMES = ("light", "dark")
 
 
 @pytest.fixture(scope="session")
@@ -23,21 +25,24 @@ def browser():
         yield chromium
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args) -> None: ...
-
-    def do_GET(self) -> None:
-        if self.path == "/favicon.ico":  # browsers ask for it, whatever the page says
-            self.send_response(204)
-            self.end_headers()
-        else:
-            super().do_GET()
-
-
 @pytest.fixture(scope="session")
 def server():
     """The address of the built book over http."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=HTML)) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
+    from browser import served
+
+    with served() as address:
+        yield address
+
+
+def themed(browser, theme: str, **options):
+    """A page whose reader has chosen a theme."""
+    page = browser.new_page(**options)
+    page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+    return page
+
+
+def formulas_set(page) -> None:
+    """Wait until MathJax is done, where the page has formulas, and fonts are there."""
+    page.wait_for_function("!window.MathJax || (window.MathJax.startup?.promise ?? false)")
+    page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+    page.evaluate("document.fonts.ready.then(() => true)")

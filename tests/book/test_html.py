@@ -2,13 +2,9 @@
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-HTML = ROOT / "_build" / "html"
-PAGES = re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text())
+from conftest import HTML, PAGES
 
 
 class Pictures(HTMLParser):
@@ -71,3 +67,30 @@ def test_no_unresolved_markup_is_shown(page):
 
 def test_there_are_pictures_at_all():
     assert sum((HTML / f"{p}.html").read_text(encoding="utf-8").count("<img") for p in PAGES) >= 8
+
+
+def test_every_page_has_a_description_and_an_icon_of_its_own():
+    seen = {}
+    for name in PAGES:
+        text = (HTML / f"{name}.html").read_text(encoding="utf-8")
+        (words,) = re.findall(r'<meta name="description" content="([^"]*)">', text)
+        assert 40 < len(words) <= 200 and "\\" not in words, (name, words)
+        assert seen.setdefault(words, name) == name
+        icon = re.search(r'<link rel="icon" href="([^"]*)"', text).group(1)
+        assert ((HTML / name).parent / icon).is_file()
+
+
+def test_icons_that_the_pages_name_are_there():
+    """The theme's icons were cut down to those that are used, and no further."""
+    script = (HTML / "_static" / "scripts" / "fontawesome.js").read_text(encoding="utf-8")
+    named = {
+        icon
+        for name in PAGES
+        for icon in re.findall(
+            r'<i class="[^"]*\bfa-(?!solid|regular|brands|fw|lg)([a-z0-9-]+)', (HTML / f"{name}.html").read_text("utf-8")
+        )
+    }
+    assert len(named) >= 3
+    for icon in named:
+        assert re.search(rf'["{{,]"?{icon}"?[:"]', script), icon
+    assert len(script) < 300_000

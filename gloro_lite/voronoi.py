@@ -1,7 +1,7 @@
 """Theorem 3: on a set of sites that is 2 epsilon-separated there is a function with constant margin 1 that certifies all of it.
 
-In any dimension, `SiteClassifier`: the label of the nearest site, with three certificates, each sharper and dearer than the one
-before. In the plane, `DecisionFaces`: the paper's own g, the distance to the Voronoi faces that part different labels. All of them
+In any dimension, `SiteClassifier`: the label of the nearest site, with three certificates, each sharper and dearer than the
+one before. In the plane, `DecisionFaces`: the paper's own g, the distance to the Voronoi faces that part different labels. All
 count their rounding: a radius or a distance is never above the true one. `gloro_lite.methods.sites` moves the sites.
 """
 
@@ -36,7 +36,9 @@ def _check_values(values: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} {int((~values.isfinite()).any(1).nonzero()[0])} holds NaN or infinite values")
     if (values.abs() > _LARGEST).any():
         row = int((values.abs() > _LARGEST).any(1).nonzero()[0])
-        raise ValueError(f"{name} {row} holds a value beyond {_LARGEST:g}, whose square would overflow: divide all data by a constant")
+        raise ValueError(
+            f"{name} {row} holds a value beyond {_LARGEST:g}, whose square would overflow: divide all data by a constant"
+        )
     return values
 
 
@@ -49,7 +51,9 @@ def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     sites, labels = _check_values(sites, "site"), torch.as_tensor(labels).detach()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
-        raise ValueError(f"labels are classes and must be integers, not {kind}: convert them, with labels.long() if they are whole")
+        raise ValueError(
+            f"labels are classes and must be integers, not {kind}: convert them, with labels.long() if they are whole"
+        )
     labels = labels.to("cpu", torch.int64, copy=True)
     if labels.dim() != 1 or len(sites) != len(labels):
         raise ValueError(f"there are {len(sites)} sites and labels of shape {tuple(labels.shape)}: give one label for each site")
@@ -84,7 +88,7 @@ def check_points(x: Tensor, sites: Tensor) -> Tensor:
 
 
 def check_separation(sites: Tensor, labels: Tensor, epsilon: float, chunk: int = 1024) -> float:
-    """The least distance between two sites of different labels, rounded to the nearest float, which must be greater than 2 epsilon.
+    """The least distance between two sites of different labels, to float precision, which must be greater than 2 epsilon.
 
     Raises SeparationError, which names the closest pair and their distance.
     """
@@ -185,10 +189,10 @@ class SiteClassifier:
     def certify_by_bisectors(self, x: Tensor, epsilon: float, candidates: int = 4) -> Certificate:
         """Certify x by the hyperplanes that bisect two sites: never less than `certify` gives, but for rounding.
 
-        To get the label of a site q, a point must be no farther from q than from any site p of x's own label: it lies beyond each of
-        their bisectors, and x is (d_q^2 - d_p^2) / (2 ||p - q||) from that of p and q. So the largest of these over p bounds the
-        distance of x to the cell of q, and the smallest of the bounds over all q of other labels is the radius. For p it takes the
-        `candidates` sites of the predicted label that are nearest to x.
+        To get the label of a site q, a point must be no farther from q than from any site p of x's own label: it lies beyond each
+        of their bisectors, and x is (d_q^2 - d_p^2) / (2 ||p - q||) from that of p and q. So the largest of these over p bounds
+        the distance of x to the cell of q, and the smallest of the bounds over all q of other labels is the radius. For p it takes
+        the `candidates` sites of the predicted label that are nearest to x.
 
         Raises ValueError for fewer than one candidate.
         """
@@ -213,15 +217,15 @@ class SiteClassifier:
         """Certify x by its distance to the cells of other labels: never less than `certify_by_bisectors` gives.
 
         Several bisectors at once, and the box that pixels lie in, keep a perturbation farther away than one bisector does. The
-        nearest point of a cell is the solution of a quadratic programme (`cell_distance`), here bounded from below by its dual, for
-        the `rivals` cells that the bisectors put nearest.
+        nearest point of a cell is the solution of a quadratic programme (`cell_distance`), here bounded from below by its dual,
+        for the `rivals` cells that the bisectors put nearest.
 
         Args:
             candidates: sites of the predicted label whose bisectors count, the nearest ones.
             rivals: cells whose distance is bounded so; the next one's bisectors bound all others.
             steps: of the dual's ascent. Any number gives a true bound.
-            box: least and greatest value of a coordinate, as (0, 1) for images. With a box the certificate is a weaker statement: no
-                point *within the box* and within the radius has another label.
+            box: least and greatest value of a coordinate, as (0, 1) for images. With a box the certificate is a weaker statement:
+                no point *within the box* and within the radius has another label.
 
         Raises ValueError for points outside the box, for fewer than one candidate or rival.
         """
@@ -328,7 +332,7 @@ def cell_distance(
         sites: (n, d); own: indices of sites, (b, k), and which of them count, (b, k) bool.
         rival: q, (b, d).
 
-    Returns: (b,) float64, in input units; infinite where the steps prove that there is no such point within reach of any radius.
+    Returns: (b,) float64, in input units; large where there is no such point in the box at all.
     """
     index, filled = own
     p = sites[index]
@@ -358,8 +362,8 @@ def cell_distance(
     a = (weights[:, None] @ normals).squeeze(1)
     z = clip(a)
     value = (weights * needed).sum(1) + (z.square() / 2 - a * z).sum(1)
-    # Rounding: a sum of d or k products is off by at most gamma times the sum of their absolute values; an error in a_i changes the
-    # least value by that error times |z_i|, as the value is concave in a_i; p, q and x enter by differences.
+    # Rounding: a sum of d or k products is off by at most gamma times the sum of their absolute values; an error in a_i changes
+    # the least value by that error times |z_i|, as the value is concave in a_i; p, q and x enter by differences.
     gamma = (2 * x.shape[1] + 4 * index.shape[1] + 32) * _UNIT
     size = (normals.abs() * ((p.abs() + rival[:, None].abs()) / 2 + x[:, None].abs())).sum(2)
     spread = (weights[:, None] @ normals.abs()).squeeze(1)
@@ -372,8 +376,8 @@ class DecisionFaces:
     """The paper's g in the plane: the distance to the faces of the Voronoi tessellation that part different labels.
 
     Sites on one line, for which there is no proper tessellation, are allowed: their cells are strips. The tessellation is proven:
-    each pair of sites has its face, or a proof that it has none. Intervals in float64 settle nearly all of them, and exact fractions
-    those that are too close to call. The sites and labels are copied.
+    each pair of sites has its face, or a proof that it has none. Intervals in float64 settle nearly all of them, and exact
+    fractions those that are too close to call. The sites and labels are copied.
 
     Args:
         sites: (n, 2), finite.
@@ -406,7 +410,7 @@ class DecisionFaces:
     def distance(self, x: Tensor) -> Tensor:
         """The distance of x, (b, 2), to the nearest decision face: (b,) float64, rounded down; differentiable."""
         x = check_points(x, self.sites)
-        # From a site, not from the face's middle: differences of floats are exact to rounding, a middle far from the origin is not.
+        # From a site, not from the face's middle: a difference of floats is exact to rounding, a middle far from the origin is not.
         offset = x[:, None] - self._p
         directions = self.faces[:, 1]
         across = (offset * self._normals).sum(2) - self._lengths / 2
@@ -454,8 +458,8 @@ def _unit(v: Tensor) -> tuple[Tensor, Tensor]:
 def _tessellate(sites: Tensor, near: int = 16, chunk: int = 2**21) -> tuple[Tensor, Tensor]:
     """The faces of the Voronoi tessellation of distinct sites, (n, 2): the two sites of each, (e, 2), and its span, (e, 2).
 
-    A span is in units of length along the bisector, from the middle of the two sites, rounded outwards. Every pair of sites that is
-    not returned is proven to have no face, first by the sites near either of the two, then by all.
+    A span is in units of length along the bisector, from the middle of the two sites, rounded outwards. Every pair of sites that
+    is not returned is proven to have no face, first by the sites near either of the two, then by all.
     """
     n = len(sites)
     pairs = torch.combinations(torch.arange(n))

@@ -51,9 +51,7 @@ def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     sites, labels = _check_values(sites, "site"), torch.as_tensor(labels).detach()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"labels are classes and must be integers, not {kind}: convert them, with labels.long() if they are whole"
-        )
+        raise ValueError(f"labels are classes and must be integers, not {kind}: if they are whole, give labels.long()")
     labels = labels.to("cpu", torch.int64, copy=True)
     if labels.dim() != 1 or len(sites) != len(labels):
         raise ValueError(f"there are {len(sites)} sites and labels of shape {tuple(labels.shape)}: give one label for each site")
@@ -191,8 +189,8 @@ class SiteClassifier:
 
         To get the label of a site q, a point must be no farther from q than from any site p of x's own label: it lies beyond each
         of their bisectors, and x is (d_q^2 - d_p^2) / (2 ||p - q||) from that of p and q. So the largest of these over p bounds
-        the distance of x to the cell of q, and the smallest of the bounds over all q of other labels is the radius. For p it takes
-        the `candidates` sites of the predicted label that are nearest to x.
+        the distance of x to the cell of q, and the smallest of the bounds over all q of other labels is the radius. For p it
+        takes the `candidates` sites of the predicted label that are nearest to x.
 
         Raises ValueError for fewer than one candidate.
         """
@@ -410,7 +408,7 @@ class DecisionFaces:
     def distance(self, x: Tensor) -> Tensor:
         """The distance of x, (b, 2), to the nearest decision face: (b,) float64, rounded down; differentiable."""
         x = check_points(x, self.sites)
-        # From a site, not from the face's middle: a difference of floats is exact to rounding, a middle far from the origin is not.
+        # From a site, not from the face's middle: the difference of two floats has but one rounding.
         offset = x[:, None] - self._p
         directions = self.faces[:, 1]
         across = (offset * self._normals).sum(2) - self._lengths / 2

@@ -65,7 +65,7 @@ class Sites(nn.Module):
         return -nearest.scatter_reduce(1, self.labels.expand(len(x), -1), distances, "amin") / 2
 
     def radius(self, x: Tensor, y: Tensor, *, own: int = 4, rivals: int = 16, half: bool = False) -> Tensor:
-        """The signed radius towards the label y: positive where x has it, and then certified, but for rounding and rivals left out.
+        """The signed radius towards the label y: positive where x has it, and then certified, but for rounding and unseen rivals.
 
         The smallest over sites q of other labels of the largest over sites p of label y of (d_q^2 - d_p^2) / (2 ||p - q||):
         see `SiteClassifier.certify_by_bisectors`. For training: only the sites nearest to x are looked at, and the gradient
@@ -242,8 +242,12 @@ class Settings:
     """share of images that are moved by a pixel"""
     rate: float = 60.0
     """of stochastic gradient descent, at the start"""
-    decay: float = 0.95
+    decay: float = 0.94
     """of the rate, from epoch to epoch"""
+    finish: int = 8
+    """last epochs, in which the rate falls faster"""
+    fall: float = 0.7
+    """of the rate, from epoch to epoch of the last ones"""
     momentum: float = 0.9
     """Nesterov's"""
     batch_size: int = 500
@@ -264,6 +268,12 @@ class Data(NamedTuple):
         return x if x.is_floating_point() else x.float() / 255
 
 
+def rate(settings: Settings, epoch: int, epochs: int) -> float:
+    """Of an epoch, counted from 0, in a run of so many."""
+    slow = min(epoch, max(epochs - settings.finish, 0))
+    return settings.rate * settings.decay**slow * settings.fall ** (epoch - slow)
+
+
 def check_settings(settings: Settings) -> None:
     """Raises ValueError for settings that cannot be run, saying which."""
     check_epsilon(settings.epsilon)
@@ -275,8 +285,10 @@ def check_settings(settings: Settings) -> None:
     for name in ("rate", "slope", "cap", "target"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"{name} must be greater than 0, not {getattr(settings, name)}")
-    if not 0 <= settings.shifts <= 1 or not 0 <= settings.momentum < 1 or not 0 < settings.decay <= 1:
-        raise ValueError("shifts must be in [0, 1], momentum in [0, 1) and decay in (0, 1]")
+    if not (0 <= settings.shifts <= 1 and 0 <= settings.momentum < 1):
+        raise ValueError("shifts must be in [0, 1] and momentum in [0, 1)")
+    if not (0 < settings.decay <= 1 and 0 < settings.fall <= 1 and settings.finish >= 0):
+        raise ValueError("decay and fall must be in (0, 1] and finish at least 0")
 
 
 def train_sites(
@@ -294,7 +306,7 @@ def train_sites(
     """Train the sites, in place, to raise the certified radius of the training images.
 
     With a validation split the sites of the epoch with the greatest verified-robust accuracy there are those that remain; the
-    estimate of `Sites.radius` counts. Each epoch's rate depends on its number alone, so that a run can be prolonged or cut short.
+    estimate of `Sites.radius` counts. A run can be prolonged, or cut short, until its last epochs begin (`Settings.finish`).
 
     Args:
         epochs: in all, those of the checkpoint included.
@@ -312,15 +324,18 @@ def train_sites(
         raise ValueError("there are no images to train on")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(sites.parameters(), lr=settings.rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    schedule = [rate(settings, epoch, epochs) for epoch in range(epochs)]
     key = {**dataclasses.asdict(settings), "seed": seed, "sites": list(sites.sites.shape)}
+    for name in ("decay", "finish", "fall"):  # what counts is the rate that they give
+        del key[name]
     history, best = [], sites.sites.detach().clone()
     if checkpoint and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["key"] != key:
-            different = [name for name in key if state["key"].get(name) != key[name]]
-            raise ValueError(
-                f"{checkpoint} is of another run ({', '.join(different)} differ): give another folder, or the same settings"
-            )
+        different = [name for name in key if state["key"].get(name) != key[name]]
+        if [row["rate"] for row in state["history"]] != schedule[: len(state["history"])]:
+            different.append("schedule")
+        if different:
+            raise ValueError(f"{checkpoint} is of a run with other {', '.join(different)}: give another folder, or its settings")
         sites.sites.data.copy_(state["sites"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -330,7 +345,7 @@ def train_sites(
         begin = time.monotonic()
         if begin - started > max_seconds:
             break
-        optimizer.param_groups[0]["lr"] = settings.rate * settings.decay**epoch
+        optimizer.param_groups[0]["lr"] = schedule[epoch]
         losses = []
         for rows in torch.randperm(len(train.x), generator=generator).split(settings.batch_size):
             x = train.images(rows)
@@ -345,7 +360,7 @@ def train_sites(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        row = {"epoch": epoch, "loss": sum(losses) / len(losses), "rate": optimizer.param_groups[0]["lr"]}
+        row = {"epoch": epoch, "loss": sum(losses) / len(losses), "rate": schedule[epoch]}
         if validation:
             with torch.no_grad():
                 parts = torch.arange(len(validation.x)).split(500)

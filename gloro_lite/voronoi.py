@@ -209,7 +209,7 @@ class SiteClassifier:
         *,
         candidates: int = 8,
         rivals: int = 32,
-        steps: int = 100,
+        steps: int = 50,
         box: tuple[float, float] | None = None,
     ) -> Certificate:
         """Certify x by its distance to the cells of other labels: never less than `certify_by_bisectors` gives.
@@ -275,12 +275,14 @@ class SiteClassifier:
         for start in range(0, len(self.sites), self.chunk):
             to_q, error_q = self._squared(x, start)
             largest = torch.full_like(to_q, -torch.inf)
+            # Where many points share few sites it is cheaper to compare all sites once than those of each point.
+            table = sum(self._squared(self.sites, start)) if len(self.sites) < min(index.numel(), 8192) else None
             for k in range(index.shape[1]):
                 p = self.sites[index[:, k]]
                 to_p = (x - p).square().sum(1)[:, None]
-                between, error = self._squared(p, start)
+                between = sum(self._squared(p, start)) if table is None else table[index[:, k]]
                 # Not 0, by which nothing can be divided: coinciding sites have the same label.
-                width = (between + error).clamp_min(_TINY).sqrt()
+                width = between.clamp_min(_TINY).sqrt()
                 error = error_q + (x.shape[1] + 8) * (_UNIT * (to_q.abs() + to_p) + _TINY)
                 faces = (to_q - to_p - error) / (2 * width) * (1 - 8 * _UNIT)
                 largest = torch.maximum(largest, faces.where(filled[:, k, None], -torch.inf))
@@ -313,7 +315,7 @@ def cell_distance(
     own: tuple[Tensor, Tensor],
     rival: Tensor,
     box: tuple[float, float] | None = None,
-    steps: int = 100,
+    steps: int = 50,
 ) -> Tensor:
     """How far each x is from the points that are no farther from its rival than from its own sites, from below.
 
@@ -345,12 +347,23 @@ def cell_distance(
     # Multipliers are found for normals of length 1, where steps of 1 / (norm of their Gram matrix) are safe.
     lengths = normals.norm(dim=2).clamp_min(_TINY)
     unit, level = normals / lengths[..., None], needed / lengths
-    step = 1 / torch.linalg.matrix_norm(unit @ unit.mT, torch.inf).clamp_min(_TINY)[:, None]
+    gram = unit @ unit.mT
+    step = 1 / torch.linalg.matrix_norm(gram, torch.inf).clamp_min(_TINY)[:, None]
+    if box is not None:
+        # The search is most of the cost, and single precision finds multipliers as good.
+        searched, lowest, greatest = unit.float(), low.float(), high.float()
+
+    def met(weights: Tensor) -> Tensor:
+        """How much of each level the point that belongs to these multipliers meets."""
+        if box is None:
+            return (gram @ weights[..., None]).squeeze(2)
+        z = (weights.float()[:, None] @ searched).squeeze(1).clamp(lowest, greatest)
+        return (searched @ z[..., None]).squeeze(2).double()
+
     found = torch.zeros_like(level).scatter(1, level.argmax(1, keepdim=True), level.amax(1, keepdim=True).clamp_min(0))
     ahead, momentum = found, 1.0
     for _ in range(steps):
-        z = clip((ahead[:, None] @ unit).squeeze(1))
-        new = (ahead + step * (level - (unit @ z[..., None]).squeeze(2))).clamp_min(0)
+        new = (ahead + step * (level - met(ahead))).clamp_min(0)
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         # Where the momentum points downhill it is dropped.
         uphill = ((new - found) * (new - ahead)).sum(1, keepdim=True) >= 0

@@ -149,6 +149,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     assert json.loads((folder / "result.json").read_text()) == result
     assert sorted(path.name for path in folder.iterdir()) == [
         "certificates.csv",
+        "certificates_before.csv",
         "certificates_in_box.csv",
         "history.csv",
         "model.safetensors",
@@ -163,6 +164,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
         assert [float(row[3]) for row in rows] == pytest.approx(c.radius.tolist(), rel=1e-9, abs=1e-12)
         assert sum(row[1] == row[2] and float(row[3]) > 0.5 for row in rows) / len(rows) == pytest.approx(result[key])
     assert result["test_vra_in_box"] >= result["test_vra"] >= result["forms"]["bisectors"]["test_vra"] > 0.3
+    assert result["forms"]["bisectors"]["test_vra"] > result["forms"]["before"]["test_vra"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
         method.main([*flags, str(folder)])

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from gloro_lite.datasets import points
 from gloro_lite.methods import sites as method
-from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_sites, shift, smooth, train_sites
+from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_sites, smooth, train_sites, warp
 
 
 def some(n=40, d=6, classes=3, seed=0, dtype=torch.float32):
@@ -66,14 +66,19 @@ def test_losses():
     )
 
 
-def test_shift_moves_by_one_pixel_and_fills_with_zeros():
-    x = torch.arange(1.0, 10).view(1, 1, 3, 3).expand(400, 1, 3, 3)
-    moved = shift(x, 0.5, torch.Generator().manual_seed(0))
-    down = torch.tensor([[0.0, 0, 0], [1, 2, 3], [4, 5, 6]])
-    kinds = {tuple(image.flatten().tolist()) for image in moved}
-    assert len(kinds) == 5 and tuple(down.flatten().tolist()) in kinds
-    assert 0.4 < (moved == x).all((1, 2, 3)).double().mean() < 0.6
-    assert torch.equal(shift(x, 0.0, torch.Generator()), x)
+def test_warp_bends_a_share_of_the_images_a_little():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(400, 1, 28, 28)
+    x[:, :, 10:18, 12:16] = 1
+    bent = warp(x, 1.0, 0.5, generator)
+    same = (bent == x).all(3).all(2).all(1)
+    assert 0.4 < same.double().mean() < 0.6 and bent.min() >= 0 and bent.max() <= 1 + 1e-6
+    # Ink is moved, not made: its amount changes by a zoom's share, its centre by little more than a pixel.
+    assert (bent.sum((1, 2, 3)) / 32 - 1).abs().max() < 0.4
+    rows = torch.arange(28.0).view(1, 1, 28, 1)
+    assert ((bent * rows).sum((1, 2, 3)) / bent.sum((1, 2, 3)) - 13.5).abs().max() < 3
+    assert torch.equal(warp(x, 1.0, 0.0, generator), x)
+    assert torch.allclose(warp(x, 0.0, 1.0, generator), x, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["images", "kmeans"])
@@ -92,7 +97,7 @@ def test_initial_sites(how):
 def test_training_raises_certified_accuracy_and_keeps_the_best_epoch():
     x, y = points.moons(300, noise=0.1)
     data, held = Data(x[:200], y[:200]), Data(x[200:], y[200:])
-    settings = Settings(epsilon=0.2, target=0.25, slope=8.0, rate=0.3, batch_size=50, shifts=0.0)
+    settings = Settings(epsilon=0.2, target=0.25, slope=8.0, rate=0.3, batch_size=50, warp=0.0, loss="smooth")
     model = initial_sites(*data, 4, seed=1)
     before = (model.certify(held.x, 0.2).label == held.y).double().mean().item()
     history = train_sites(model, data, held, settings, epochs=30)
@@ -123,7 +128,7 @@ def test_no_point_within_a_radius_has_another_label(form):
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
     x, y = points.blobs(120)
     data = Data(x.view(-1, 1, 1, 2), y)
-    settings = Settings(epsilon=0.2, target=0.3, rate=0.2, batch_size=30, finish=2)
+    settings = Settings(epsilon=0.2, target=0.3, rate=0.2, batch_size=30, finish=2, warp=0.5)
     whole, parts = initial_sites(data.x, y, 3), initial_sites(data.x, y, 3)
     train_sites(whole, data, data, settings, epochs=6, seed=5)
     file = tmp_path / "checkpoint.pt"
@@ -190,7 +195,7 @@ def test_errors_say_what_to_do(tmp_path):
         ({"loss": "cross"}, "smooth or hinge"),
         ({"rate": 0.0}, "rate must be greater than 0"),
         ({"rivals": 0}, "rivals must be at least 1"),
-        ({"shifts": 2.0}, r"shifts must be in \[0, 1\]"),
+        ({"share": 2.0}, r"share in \[0, 1\]"),
         ({"fall": 0.0}, "decay and fall"),
         ({"epsilon": -1.0}, "epsilon is an l2 radius"),
     ):

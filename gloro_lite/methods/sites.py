@@ -374,9 +374,7 @@ def train_sites(
             losses.append(loss.item())
         row = {"epoch": epoch, "loss": sum(losses) / len(losses), "rate": schedule[epoch]}
         if validation:
-            with torch.no_grad():
-                parts = torch.arange(len(validation.x)).split(500)
-                radius = torch.cat([sites.radius(validation.images(part), validation.y[part]) for part in parts])
+            radius = signed_radii(sites, validation)
             row |= {
                 "accuracy": (radius > 0).double().mean().item(),
                 "vra": (radius > settings.epsilon).double().mean().item(),
@@ -395,6 +393,13 @@ def train_sites(
             on_epoch(row)
     sites.sites.data.copy_(best)
     return history
+
+
+@torch.no_grad()
+def signed_radii(sites: Sites, data: Data) -> Tensor:
+    """`Sites.radius` of all images towards their labels, (n,): an estimate, for training and choosing."""
+    parts = torch.arange(len(data.x)).split(500)
+    return torch.cat([sites.radius(data.images(part), data.y[part]) for part in parts])
 
 
 def load_data(name: str, root: str | None = None, seed: int = 0) -> tuple[Data, Data, Data]:
@@ -416,7 +421,16 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
 def write(
-    sites: Sites, before: Sites, test: Data, folder: Path, settings: Settings, history: list[dict], *, epochs: int, seed: int
+    sites: Sites,
+    before: Sites,
+    train: Data,
+    test: Data,
+    folder: Path,
+    settings: Settings,
+    history: list[dict],
+    *,
+    epochs: int,
+    seed: int,
 ) -> dict:
     """Certify the test set, once, and write what the run has found into the folder.
 
@@ -427,6 +441,7 @@ def write(
 
     Args:
         before: the sites that training began with.
+        train: the training images, whose first 5000 tell how much is remembered and how much learned.
 
     Returns: what is in `result.json`.
     """
@@ -462,6 +477,7 @@ def write(
         "test_vra": figures["cells"]["test_vra"],
         "test_vra_in_box": figures["cells_in_box"]["test_vra"],
         "validation_vra": history[chosen]["vra"] if history else None,
+        "train_vra": (signed_radii(sites, Data(train.x[:5000], train.y[:5000])) > settings.epsilon).double().mean().item(),
         "forms": figures,
         "chosen_epoch": chosen,
         "epochs": epochs,
@@ -568,7 +584,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if len(history) < epochs:
         print(f"{len(history)} of {epochs} epochs: run the command again to go on", flush=True)
         return {}
-    result = write(sites, before, test, folder, settings, history, epochs=epochs, seed=seed)
+    result = write(sites, before, train, test, folder, settings, history, epochs=epochs, seed=seed)
     checkpoint.unlink()
     print(json.dumps({name: result[name] for name in ("test_accuracy", "test_vra", "test_vra_in_box", "validation_vra")}))
     return result

@@ -13,7 +13,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
+from gloro_lite.certificate import Certificate, certificate, check_epsilon
 
 _UNIT = 2.0**-53
 _TINY = 2.0**-1060  # more than a few operations can lose to underflow
@@ -182,7 +182,7 @@ class SiteClassifier:
         prediction = (low + high).argmin(dim=1)
         own = high.gather(1, prediction[:, None]).squeeze(1)
         rival = low.scatter(1, prediction[:, None], torch.inf).amin(dim=1)
-        return _certificate(prediction, (rival - own) / 2 * (1 - 4 * _UNIT), epsilon)
+        return certificate(prediction, ((rival - own) / 2 * (1 - 4 * _UNIT)).clamp_min(0), epsilon)
 
     def certify_by_bisectors(self, x: Tensor, epsilon: float, candidates: int = 4) -> Certificate:
         """Certify x by the hyperplanes that bisect two sites: never less than `certify` gives, but for rounding.
@@ -200,7 +200,7 @@ class SiteClassifier:
         for start, faces in self._faces(x, prediction, self._own(x, prediction, candidates)):
             faces[self.labels[start : start + self.chunk] == prediction[:, None]] = torch.inf
             radius = torch.minimum(radius, faces.amin(dim=1))
-        return _certificate(prediction, radius, epsilon)
+        return certificate(prediction, radius.clamp_min(0), epsilon)
 
     def certify_by_cells(
         self,
@@ -252,7 +252,7 @@ class SiteClassifier:
                     bound[rows], cell_distance(x[rows], self.sites, part, self.sites[index[rows, k]], box, steps)
                 )
             radius = torch.minimum(radius, bound)
-        return _certificate(prediction, radius, epsilon)
+        return certificate(prediction, radius.clamp_min(0), epsilon)
 
     def _own(self, x: Tensor, prediction: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
         """The nearest sites of the predicted label, (b, candidates), and which of these places are filled."""
@@ -287,11 +287,6 @@ class SiteClassifier:
                 faces = (to_q - to_p - error) / (2 * width) * (1 - 8 * _UNIT)
                 largest = torch.maximum(largest, faces.where(filled[:, k, None], -torch.inf))
             yield start, largest
-
-
-def _certificate(prediction: Tensor, radius: Tensor, epsilon: float) -> Certificate:
-    radius = radius.clamp_min(0)
-    return Certificate(prediction.where(radius > check_epsilon(epsilon), BOTTOM), radius, prediction)
 
 
 def _check_box(x: Tensor, box: tuple[float, float] | None) -> None:

@@ -31,9 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.bottom import check_epsilon
+from gloro_lite.certificate import Certificate, check_epsilon
 from gloro_lite.files import replacing, write_atomically
-from gloro_lite.net import Certificate
 from gloro_lite.voronoi import SiteClassifier, check_sites
 
 

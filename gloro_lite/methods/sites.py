@@ -482,6 +482,7 @@ def write(
         "epochs": epochs,
         "seconds": sum(row["seconds"] for row in history),
         "sites": len(sites.sites),
+        "test_images": len(y),
         "device": _processor(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("gloro-lite", "torch", "numpy", "safetensors")}

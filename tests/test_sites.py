@@ -1,5 +1,6 @@
 """Sites that learn: training radius against certified one, gradients against differences, runs that resume, files that hold."""
 
+import csv
 import dataclasses
 import json
 
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from gloro_lite.datasets import points
+from gloro_lite.datasets.benchmarks import DataError
 from gloro_lite.methods import sites as method
 from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_sites, smooth, train_sites, warp
+from gloro_lite.train import results
 
 
 def some(n=40, d=6, classes=3, seed=0, dtype=torch.float32):
@@ -174,6 +177,38 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     with pytest.raises(SystemExit):
         method.main([*flags, str(folder)])
     assert "holds a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(results.STORED.glob("sites/*/seed-*/result.json")), ids=lambda path: path.parts[-3])
+def test_stored_runs_hold_together(path):
+    """The figures follow from the certificates; the certificates, on some images, from the sites."""
+    result, folder = json.loads(path.read_text()), path.parent
+    settings = Settings(**{name: value for name, value in result["settings"].items() if value is not None})
+    model, tables = load_sites(folder / "model.safetensors"), {}
+    assert len(model.sites) == result["sites"] == settings.per_class * model.classes
+    for name, form in (("certificates", "cells"), ("certificates_in_box", "cells_in_box"), ("certificates_before", "before")):
+        with (folder / f"{name}.csv").open() as file:
+            rows = tables[name] = [(int(r["label"]), int(r["prediction"]), float(r["radius"])) for r in csv.DictReader(file)]
+        assert len(rows) == result["test_images"]
+        figures = result["forms"][form]
+        for epsilon, share in figures["vra_at"].items():
+            assert sum(a == b and radius > float(epsilon) for a, b, radius in rows) / len(rows) == share
+        assert figures["test_vra"] == figures["vra_at"][repr(settings.epsilon)]
+        assert figures["test_accuracy"] == sum(a == b for a, b, _ in rows) / len(rows)
+    assert result["test_vra"] == result["forms"]["cells"]["test_vra"]
+    assert result["test_vra_in_box"] == result["forms"]["cells_in_box"]["test_vra"]
+    history = list(csv.DictReader((folder / "history.csv").open()))
+    assert max(float(row["vra"]) for row in history) == result["validation_vra"] == float(history[result["chosen_epoch"]]["vra"])
+    try:
+        test = method.load_data(settings.data, seed=result["seed"])[2]
+    except (DataError, OSError):
+        return
+    x, few = test.images(slice(0, 60)), slice(0, 60)
+    for name, options in (("certificates", {}), ("certificates_in_box", {"box": (0.0, 1.0)})):
+        c = model.certify(x, settings.epsilon, form="cells", **options)
+        assert test.y[few].tolist() == [row[0] for row in tables[name][few]]
+        assert c.prediction.tolist() == [row[1] for row in tables[name][few]]
+        assert c.radius.tolist() == pytest.approx([row[2] for row in tables[name][few]], rel=1e-4, abs=1e-6)
 
 
 def test_errors_say_what_to_do(tmp_path):

@@ -116,7 +116,7 @@ class Sites(nn.Module):
         form: Literal["bisectors", "cells"] = "bisectors",
         candidates: int = 8,
         box: tuple[float, float] | None = None,
-        batch_size: int = 2000,
+        batch_size: int = 5000,
     ) -> Certificate:
         """Certify x, (batch, ...), in float64, with its rounding counted, for exactly these sites.
 

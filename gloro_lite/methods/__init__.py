@@ -1,0 +1,1 @@
+"""Other ways to certify, a file each."""

@@ -281,7 +281,9 @@ def certify(
     known = net.certify(x, epsilon)
     radius = known.radius.clone()
     norms = [stage.norm() for stage in layers]
-    for rows in (known.label == BOTTOM).nonzero()[:, 0].split(batch_size):
+    rejected = (known.label == BOTTOM).nonzero()[:, 0]
+    for start in range(0, len(rejected), batch_size):
+        rows = rejected[start : start + batch_size]
         points = check_inputs(layers, x[rows])
 
         def proven(radii: Tensor, labels: Tensor, points: Tensor = points) -> Tensor:

@@ -63,12 +63,12 @@ def test_hidden_values_of_the_ball_lie_in_ball_and_box(seed):
 
 @given(st.integers(0, 10**6), st.floats(0.1, 5.0))
 @settings(max_examples=15)
-def test_support_of_ball_and_box_is_the_maximum(seed, ball):
+def testsupport_of_ball_and_box_is_the_maximum(seed, ball):
     torch.manual_seed(seed)
     w = torch.randn(1, 1, 4, dtype=torch.float64)
     low, high = -torch.rand(1, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
     low[0, 0] = 0.0
-    found = bcp._support(w, torch.tensor([ball], dtype=torch.float64), low, high, 20).item()
+    found = bcp.support(w, torch.tensor([ball], dtype=torch.float64), low, high, 20).item()
     v = w[0, 0].numpy()
     solved = minimize(
         lambda d: -v @ d,
@@ -81,7 +81,7 @@ def test_support_of_ball_and_box_is_the_maximum(seed, ball):
     )
     assert found == pytest.approx(-solved.fun, rel=1e-5, abs=1e-7)
     for steps in range(4):  # fewer steps, a larger bound
-        assert bcp._support(w, torch.tensor([ball], dtype=torch.float64), low, high, steps).item() >= found - 1e-12
+        assert bcp.support(w, torch.tensor([ball], dtype=torch.float64), low, high, steps).item() >= found - 1e-12
 
 
 def test_convolutions_are_taken_as_they_are():

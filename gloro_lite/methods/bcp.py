@@ -6,7 +6,7 @@ everywhere has an interval of width 0. The hidden values of all points within ep
 are minimised over the intersection. That is where a local bound is gained: the ball alone gives the global one.
 
 The largest value of w . d over a ball and a box has a dual that is easy to bound. Split w = a + b in any way: the ball bounds
-a . d, the box b . d. Every split gives a bound, and the best one gives the maximum itself; `_support` gets there in a few steps.
+a . d, the box b . d. Every split gives a bound, and the best one gives the maximum itself; `support` gets there in a few steps.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def propagate(
     return centre, ball, low, high
 
 
-def _support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
+def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
     """An upper bound on the largest w . d over |d| <= ball and low <= d <= high, (batch, rows).
 
     The maximum lies at d = clip(t w, low, high) for the t at which |d| is the ball's radius; t grows towards it from where no
@@ -124,7 +124,7 @@ def margins(
     offset = bias[labels][:, None] - bias
     low, high = (low - centre).clamp_max(0), (high - centre).clamp_min(0)
     bound = torch.einsum("brn,bn->br", rows, centre) + offset
-    lost = _support(-rows, ball, low, high, steps)
+    lost = support(-rows, ball, low, high, steps)
     if rounding:
         slack = 4 * gamma(last.terms)
         reach = torch.maximum(high, -low)

@@ -1,1 +1,1 @@
-"""Other certified methods than GloRo Nets, to stand beside them: a file each, and a command for each that is trained."""
+"""Other ways to certify, a file each."""

@@ -1,0 +1,204 @@
+"""A network as a chain of affine layers with activations between them: what the bounds of `local`, `bcp` and `kw` walk along.
+
+All values are flattened, (batch, size), in float64 where something is proven. Rounding is counted as follows: a sum of n products
+errs by at most gamma(n) times the sum of their absolute values, and what has been computed is enlarged by that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloro_lite.bottom import BOTTOM, check_epsilon
+from gloro_lite.layers import MinMax
+from gloro_lite.lipschitz import linear_operator, operator_norm
+from gloro_lite.net import Certificate
+
+Shape = tuple[int, ...]
+
+
+def gamma(terms: int) -> float:
+    """The relative error of a sum of so many products in float64, with room for a few operations more."""
+    return 2.0 * (terms + 8) * 2.0**-53
+
+
+class Stage(NamedTuple):
+    """An affine layer and the activation behind it.
+
+    Attributes:
+        name: the layer's dotted name in the network.
+        layer: nn.Linear or nn.Conv2d.
+        input_shape, output_shape: without the batch dimension.
+        activation: nn.ReLU, MinMax, or None.
+    """
+
+    name: str
+    layer: nn.Linear | nn.Conv2d
+    input_shape: Shape
+    output_shape: Shape
+    activation: type[nn.Module] | None
+
+    @property
+    def size(self) -> int:
+        """How many values the layer gives."""
+        return math.prod(self.output_shape)
+
+    @property
+    def terms(self) -> int:
+        """How many products are summed in one value, the bias counted."""
+        return self.layer.weight[0].numel() + 1
+
+    def linear(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The layer without its bias, (batch, inputs) to (batch, size), in the precision of x; or with other weights."""
+        weight = (self.layer.weight if weight is None else weight).to(x)
+        x = x.reshape(-1, *self.input_shape)
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight).flatten(1)
+        layer = self.layer
+        return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups).flatten(1)
+
+    def bias(self, like: Tensor) -> Tensor:
+        """(size,), in the precision of `like`."""
+        if self.layer.bias is None:
+            return like.new_zeros(self.size)
+        shape = (-1,) if isinstance(self.layer, nn.Linear) else (-1, 1, 1)
+        return self.layer.bias.to(like).view(shape).expand(self.output_shape).flatten()
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """|W| |x| + |b|, which rounding is measured by."""
+        return self.linear(x.abs(), self.layer.weight.abs()) + self.bias(x).abs()
+
+    def row_norms(self, like: Tensor) -> Tensor:
+        """The l2 norm of each row of W, (size,); of a convolution at the edge, where the kernel meets padding, it is smaller."""
+        ones = like.new_ones(1, math.prod(self.input_shape))
+        return self.linear(ones, self.layer.weight.to(like).square())[0].sqrt()
+
+    def matrix(self) -> Tensor:
+        """W as a matrix, (size, inputs), float64: the weights themselves, nothing is summed."""
+        return linear_operator(self.layer, self.input_shape).matrix()
+
+    def norm(self) -> float:
+        """A true upper bound on the l2 norm of W."""
+        return operator_norm(linear_operator(self.layer, self.input_shape))
+
+    def activate(self, z: Tensor) -> Tensor:
+        """The activation, on flattened values; MinMax pairs the halves of the channels, which are the halves of z."""
+        if self.activation is nn.ReLU:
+            return z.relu()
+        if self.activation is MinMax:
+            first, second = z.chunk(2, dim=1)
+            return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
+        return z
+
+
+def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    if type(module) is not nn.Sequential:
+        return [(name, module)]
+    return [layer for key, child in module.named_children() for layer in _layers(child, f"{name}.{key}".lstrip("."))]
+
+
+def stages(
+    network: nn.Sequential, input_shape: Shape, method: str, activations: dict[type[nn.Module], str | None]
+) -> list[Stage]:
+    """The chain of a network, or an error that says which layer `method` cannot take, and why.
+
+    Args:
+        network: nn.Sequential (nested or not) of Linear, Conv2d, Flatten and activations that ends in a Linear.
+        method: its name, for errors.
+        activations: for each known activation None where the method takes it, or the reason why it does not.
+
+    Raises ValueError, also for weights that are not finite and for hooks, which make of a layer another function.
+    """
+    chain: list[Stage] = []
+    shape = tuple(input_shape)
+    for name, layer in _layers(network):
+        kind = type(layer)
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise ValueError(f"layer {name!r} ({kind.__name__}) has a hook, which {method} cannot see through: remove it")
+        if kind in (nn.Linear, nn.Conv2d):
+            operator = linear_operator(layer, shape)
+            chain.append(Stage(name, layer, operator.input_shape, operator.output_shape, None))
+            shape = operator.output_shape
+            if not all(weight.isfinite().all() for weight in layer.parameters()):
+                raise ValueError(f"layer {name!r} holds NaN or infinite weights: no certificate can be given")
+        elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
+            shape = (math.prod(shape),)
+        elif activations.get(kind, "") is None and chain and chain[-1].activation is None:
+            chain[-1] = chain[-1]._replace(activation=kind)
+        elif activations.get(kind):
+            raise ValueError(f"layer {name!r}: {method} cannot take {kind.__name__}: {activations[kind]}")
+        else:
+            known = ", ".join(kind.__name__ for kind, reason in activations.items() if reason is None)
+            raise ValueError(
+                f"layer {name!r} ({kind.__name__}): {method} takes Linear, Conv2d and Flatten, each affine layer followed by at "
+                f"most one of {known}"
+            )
+    if not chain or not isinstance(chain[-1].layer, nn.Linear) or chain[-1].activation or len(chain[-1].output_shape) != 1:
+        raise ValueError(f"{method} needs a network that ends in the nn.Linear layer that gives the logits")
+    if chain[-1].size < 2:
+        raise ValueError(f"{method} needs at least two classes")
+    return chain
+
+
+def check_inputs(chain: list[Stage], x: Tensor) -> Tensor:
+    """The inputs flattened, in float64: (batch, inputs). Raises ValueError for a wrong shape and values that are not finite."""
+    if tuple(x.shape[1:]) != chain[0].input_shape and x[:1].numel() != math.prod(chain[0].input_shape):
+        raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, chain[0].input_shape))}), not {tuple(x.shape)}")
+    if not x.is_floating_point() or not x.isfinite().all():
+        raise ValueError("inputs must be finite floating-point numbers, in the units of epsilon")
+    return x.detach().to("cpu", torch.float64).flatten(1)
+
+
+def forward(chain: list[Stage], norms: list[float], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The values of every affine layer in float64, each (batch, size), and how far they can be from exact ones in l2, (batch,).
+
+    Args:
+        norms: upper bounds on the norms of the layers.
+        x: (batch, inputs) float64.
+    """
+    values, errors = [], []
+    h, error = x, x.new_zeros(len(x))
+    for stage, norm in zip(chain, norms, strict=True):
+        z = stage.linear(h) + stage.bias(h)
+        error = (norm * error + gamma(stage.terms) * stage.magnitude(h).norm(dim=1)) * (1 + 1e-12)
+        values.append(z)
+        errors.append(error)
+        h = stage.activate(z)  # comparisons round nothing, and no activation here stretches an error
+    return values, errors
+
+
+def largest_radius(proven: Callable[[Tensor], Tensor], count: int, start: float = 1.0, steps: int = 20) -> Tensor:
+    """The largest radius found by doubling and bisection for which `proven` says yes, (count,) float64; 0 where none is.
+
+    Args:
+        proven: maps radii (count,) to whether each input is proven robust at its radius.
+        start: the radius that is tried first.
+        steps: how often `proven` is asked.
+    """
+    low = torch.zeros(count, dtype=torch.float64)
+    high = torch.full_like(low, torch.inf)
+    radius = torch.full_like(low, start)
+    for _ in range(steps):
+        yes = proven(radius)
+        low, high = radius.where(yes, low), high.where(yes, radius)
+        radius = (2 * radius).where(high.isinf(), (low + high) / 2)
+    return low
+
+
+def certificate(
+    proven: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, epsilon: float | None, steps: int, guarantee: str = "exact"
+) -> Certificate:
+    """A certificate by the search of `largest_radius`, which asks at epsilon first.
+
+    Args:
+        proven: maps radii (batch,) and predictions (batch,) to whether each prediction is proven at its radius.
+        prediction: (batch,) int64.
+    """
+    start = 1.0 if epsilon is None else math.nextafter(check_epsilon(epsilon), math.inf)
+    radius = largest_radius(lambda radii: proven(radii, prediction), len(prediction), start, steps)
+    return Certificate(prediction.where(radius > (epsilon or 0.0), BOTTOM), radius, prediction, guarantee)

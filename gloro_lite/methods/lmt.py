@@ -1,0 +1,100 @@
+"""Lipschitz-margin training [Tsuzuku, Sato, Sugiyama 2018], the closest relative of GloRo Nets (Section 6 of the paper).
+
+With K a Lipschitz constant of the whole network, from l2 to l2, each margin y_j - y_i is sqrt(2) K-Lipschitz, as
+||e_j - e_i|| = sqrt(2). Training adds sqrt(2) K epsilon to every logit but the true class's; an input is certified where the
+margin is larger than that.
+
+GloRo's table of margin constants says the same of a network whose last layer is the identity: rows e_j, and a body that is the
+whole network. So LMT's certificate needs no code of its own: `net` puts an identity behind the network. Seen in this way, GloRo's
+constants ||w_j - w_i|| K_body can only be smaller: ||w_j - w_i|| = ||W^T (e_j - e_i)|| <= sqrt(2) ||W||.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloro_lite.bottom import check_epsilon
+from gloro_lite.fit import growing_epsilon, warmup_then_cosine
+from gloro_lite.net import GloroNet
+
+
+def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, iterations: int = 1) -> GloroNet:
+    """A GloRo Net whose margin constants are LMT's, sqrt(2) K for each pair: `network` before a fixed identity.
+
+    Args:
+        network: ends in the nn.Linear that gives the logits.
+        input_shape, epsilon, iterations: see `GloroNet`.
+
+    Raises what `GloroNet` raises.
+    """
+    if not isinstance(network, nn.Sequential) or not len(network) or not isinstance(network[-1], nn.Linear):
+        raise ValueError("the network must be an nn.Sequential that ends in the nn.Linear layer that gives the logits")
+    last = network[-1]
+    identity = nn.Linear(last.out_features, last.out_features, bias=False).to(last.weight)
+    with torch.no_grad():
+        identity.weight.copy_(torch.eye(last.out_features))
+    identity.requires_grad_(False)
+    return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, iterations=iterations)
+
+
+def loss(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:
+    """Cross-entropy after adding epsilon K_yi to each logit y_i but the true class's, a scalar mean over the batch.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,).
+        constants: (classes, classes), with zeros on the diagonal; LMT's own are sqrt(2) K elsewhere.
+        epsilon: the training epsilon, in input units.
+    """
+    return F.cross_entropy(logits + epsilon * constants[labels], labels)
+
+
+def fit(
+    net: GloroNet,
+    train: tuple[Tensor, Tensor],
+    *,
+    epochs: int = 50,
+    train_epsilon: float | None = None,
+    rate: float = 5e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[float]:
+    """Train with LMT's loss, by Adam, a warm-up and cosine rate and an epsilon that grows as in `gloro_lite.fit.fit`.
+
+    Args:
+        net: from this module's `net`.
+        train: inputs ``(n, *net.input_shape)`` and labels (n,).
+        train_epsilon: the epsilon that training ends with; the net's own by default.
+        rate: peak learning rate.
+
+    Returns: the mean loss of each epoch. Raises ValueError for no epochs and a loss that is NaN.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+    x, y = train
+    goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam([weight for weight in net.parameters() if weight.requires_grad], lr=rate)
+    steps = math.ceil(len(x) / batch_size)
+    history = []
+    for epoch in range(epochs):
+        net.train()
+        net.converge()
+        total = 0.0
+        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
+            done = (epoch + (step + 1) / steps) / epochs
+            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
+            value = loss(net.logits(x[rows]), y[rows], net.estimate(), goal * growing_epsilon(done))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+        if not math.isfinite(total):
+            raise ValueError(f"the loss is not finite in epoch {epoch}: try a smaller rate than {rate}")
+        history.append(total / len(x))
+    net.eval()
+    return history

@@ -1,0 +1,175 @@
+"""Box constraint propagation against brute force and the exact radius."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from exact_radius import exact_radius
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from gloro_lite import GloroNet, MinMax
+from gloro_lite.attacks import pgd
+from gloro_lite.datasets import points
+from gloro_lite.methods import bcp
+
+
+def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
+    torch.manual_seed(seed)
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [torch.nn.Linear(a, b), activation()]
+        for weight in layers[-2].parameters():
+            torch.nn.init.normal_(weight, std=scale)
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def test_radius_is_never_above_the_exact_one():
+    reached = 0
+    for seed in range(3):
+        network = dense(2, 5, 5, 3, seed=seed)
+        x = torch.randn(3, 2)
+        c = bcp.certify(network, (2,), x)
+        exact = torch.tensor([exact_radius(network, point) for point in x])
+        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
+        assert torch.equal(c.prediction, network(x).argmax(1)) and c.guarantee == "exact"
+        reached += int((c.radius > 0.8 * exact).sum())
+    assert reached >= 2
+
+
+@given(st.integers(0, 10**6))
+def test_it_is_never_below_the_global_lipschitz_bound(seed):
+    network = dense(3, 6, 5, 3, seed=seed)
+    x = torch.randn(4, 3)
+    c, g = bcp.certify(network, (3,), x, steps=30), GloroNet(network, (3,), 1.0).certify(x)
+    assert (c.radius >= g.radius * (1 - 1e-5)).all()
+
+
+@given(st.integers(0, 10**6))
+def test_hidden_values_of_the_ball_lie_in_ball_and_box(seed):
+    network = dense(3, 6, 5, 3, seed=seed)
+    chain = bcp.chain(network, (3,))
+    norms = [stage.norm() for stage in chain]
+    x, radius = torch.randn(2, 3, dtype=torch.float64), torch.tensor([0.1, 1.5], dtype=torch.float64)
+    centre, ball, low, high = bcp.propagate(chain, norms, x, radius, rounding=True)
+    directions = torch.nn.functional.normalize(torch.randn(2, 500, 3, dtype=torch.float64), dim=2)
+    ends = x[:, None] + radius[:, None, None] * directions * torch.rand(2, 500, 1, dtype=torch.float64)
+    hidden = network[:-1].double()(ends)
+    assert (hidden >= low[:, None]).all() and (hidden <= high[:, None]).all()
+    assert ((hidden - centre[:, None]).norm(dim=2) <= ball[:, None]).all()
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 5.0))
+@settings(max_examples=15)
+def testsupport_of_ball_and_box_is_the_maximum(seed, ball):
+    torch.manual_seed(seed)
+    w = torch.randn(1, 1, 4, dtype=torch.float64)
+    low, high = -torch.rand(1, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
+    low[0, 0] = 0.0
+    found = bcp.support(w, torch.tensor([ball], dtype=torch.float64), low, high, 20).item()
+    v = w[0, 0].numpy()
+    solved = minimize(
+        lambda d: -v @ d,
+        [0.0] * 4,
+        jac=lambda d: -v,
+        method="SLSQP",
+        bounds=list(zip(low[0].tolist(), high[0].tolist(), strict=True)),
+        constraints={"type": "ineq", "fun": lambda d: ball**2 - d @ d, "jac": lambda d: -2 * d},
+        options={"ftol": 1e-12, "maxiter": 300},
+    )
+    assert found == pytest.approx(-solved.fun, rel=1e-5, abs=1e-7)
+    for steps in range(4):  # fewer steps, a larger bound
+        assert bcp.support(w, torch.tensor([ball], dtype=torch.float64), low, high, steps).item() >= found - 1e-12
+
+
+def test_convolutions_are_taken_as_they_are():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 4, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 3),
+    )
+    x = torch.rand(5, 1, 4, 4)
+    c = bcp.certify(network, (1, 4, 4), x)
+    assert (c.radius > GloroNet(network, (1, 4, 4), 1.0).certify(x).radius).all()
+    moved = pgd(network, x, c.prediction, c.radius.float() * 0.999, steps=40, restarts=2)
+    assert torch.equal(network(moved).argmax(1), c.prediction)
+
+
+def test_loss_is_the_cross_entropy_of_the_worst_logits():
+    network = dense(3, 6, 4, 3)
+    chain = bcp.chain(network, (3,))
+    norms = [torch.tensor(stage.norm(), dtype=torch.float64) for stage in chain]
+    network.double()
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    clean = torch.nn.functional.cross_entropy(network(x), y)
+    assert bcp.loss(chain, norms, x, y, 1e-9).item() == pytest.approx(clean.item(), rel=1e-6)
+    assert bcp.loss(chain, norms, x, y, 0.3, weight=0.0).item() == pytest.approx(clean.item(), rel=1e-9)
+    # No point of the ball has a larger loss.
+    worst = bcp.loss(chain, norms, x, y, 0.3)
+    ends = x + 0.3 * torch.nn.functional.normalize(torch.randn(200, 5, 3, dtype=torch.float64), dim=2)
+    losses = [torch.nn.functional.cross_entropy(network(part), y).item() for part in ends]
+    assert max(losses) < worst.item()
+    worst.backward()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters())
+
+
+def test_gradient_of_the_loss_is_right():
+    network = dense(3, 6, 4, 3).double()
+    chain = bcp.chain(network, (3,))
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+
+    def value():
+        norms = [torch.linalg.matrix_norm(stage.layer.weight, 2) for stage in chain]
+        return bcp.loss(chain, norms, x, y, 0.2)
+
+    value().backward()
+    weight, step = network[2].weight, 1e-6
+    for row, column in ((0, 0), (1, 3), (3, 5)):
+        found = weight.grad[row, column].item()
+        with torch.no_grad():
+            weight[row, column] += step
+            up = value().item()
+            weight[row, column] -= 2 * step
+            down = value().item()
+            weight[row, column] += step
+        assert found == pytest.approx((up - down) / (2 * step), rel=1e-3, abs=1e-6)
+
+
+def test_training_raises_what_is_certified():
+    x, y = points.moons(150)
+    network = dense(2, 16, 16, 2, scale=0.3)
+    history = bcp.fit(network, (2,), (x, y), 0.12, epochs=30, rate=0.02)
+    assert all(map(math.isfinite, history)) and not network.training
+    c = bcp.certify(network, (2,), x, 0.1)
+    assert (c.label == y).float().mean() > 0.6
+    assert torch.equal(c.label >= 0, c.radius > 0.1)
+    moved = pgd(network, x, c.prediction, 0.1, steps=30, restarts=2)
+    sure = c.label >= 0
+    assert torch.equal(network(moved).argmax(1)[sure], c.label[sure])
+
+
+def test_bad_input_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"layer '1': BCP cannot take MinMax: .*train a ReLU network"):
+        bcp.certify(dense(2, 4, 2, activation=MinMax), (2,), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"layer '1' \(Tanh\): BCP takes Linear"):
+        bcp.certify(dense(2, 4, 2, activation=torch.nn.Tanh), (2,), torch.zeros(1, 2))
+    network = dense(2, 4, 2)
+    with pytest.raises(ValueError, match="shape"):
+        bcp.certify(network, (2,), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="finite"):
+        bcp.certify(network, (2,), torch.full((1, 2), math.nan))
+    with pytest.raises(ValueError, match="epsilon"):
+        bcp.certify(network, (2,), torch.zeros(1, 2), epsilon=0.0)
+    with pytest.raises(ValueError, match="epochs"):
+        bcp.fit(network, (2,), points.moons(10), 0.1, epochs=0)
+    network[0].weight.data[0, 0] = math.inf
+    with pytest.raises(ValueError, match="layer '0' holds NaN or infinite"):
+        bcp.certify(network, (2,), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="ends in"):
+        bcp.chain(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), (2,))

@@ -69,7 +69,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
 def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
     """Verified-robust accuracy at each of `epsilons`, (k,): the net need not be run again, its radii are enough.
 
-    Raises ValueError for labels (n,) that do not fit and radii that are not finite or negative.
+    Raises ValueError for labels (n,) that do not fit and epsilons that are not finite or negative.
     """
     check_labels(y, len(certificate.prediction))
     if epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():

@@ -24,10 +24,10 @@ FLAGS = [
 
 # The page that shows each widget: the one table that says so.
 WIDGETS = {
-    "BottomLogit": "decision_margins",
-    "MarginExplorer": "decision_margins",
-    "VoronoiPlayground": "decision_margins",
-    "TrainingReplay": "decision_margins",
+    "BottomLogit": "bottom_class",
+    "MarginExplorer": "introduction",
+    "VoronoiPlayground": "voronoi",
+    "TrainingReplay": "training_on_digits",
 }
 SETTLE = (
     "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"

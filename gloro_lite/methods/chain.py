@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.bottom import BOTTOM, check_epsilon
+from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
-from gloro_lite.net import Certificate
 
 Shape = tuple[int, ...]
 

@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.bottom import check_epsilon
+from gloro_lite.certificate import Certificate, check_epsilon
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
-from gloro_lite.net import Certificate
 
 _ACTIVATIONS = {
     nn.ReLU: None,

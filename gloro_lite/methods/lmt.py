@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.bottom import check_epsilon
+from gloro_lite.certificate import check_epsilon
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
 from gloro_lite.net import GloroNet
 

@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.bottom import BOTTOM, check_epsilon
+from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, forward, gamma, stages
-from gloro_lite.net import Certificate, GloroNet
+from gloro_lite.net import GloroNet
 
 SIZE_LIMIT = 4096
 """Most values in a layer: several matrices of that size squared are kept for each input."""

@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.bottom import BOTTOM, check_epsilon
+from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.fit import warmup_then_cosine
-from gloro_lite.net import Certificate
 
 _DOWN = 1 - 1e-9
 """Scipy's quantiles are good to about twelve digits; a radius is rounded down by more than that."""

@@ -84,12 +84,9 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
     at its peak, in bytes an image of the batch.
     """
     net, recipe = run.net, run.recipe
-    x, y = test.x.cpu().float() / 255, test.y.cpu()
     net.converge()
-    certificate = certify(net, x)
-    last_certificate = certificate if run.last is net else certify(run.last, x)
-    fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64)
-    curve = vra_curve(certificate, y, fractions * recipe.epsilon)
+    certificate, proven = _certified(net, test, recipe.epsilon)
+    last = proven if run.last is net else _certified(run.last, test, recipe.epsilon)[1]
     weights = folder / "model.safetensors"
     serialization.save(net, weights)
     result = {
@@ -97,15 +94,11 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         "recipe": recipe.name,
         "seed": run.seed,
         "epsilon": recipe.epsilon,
-        **_figures(certificate, y),
+        **proven,
         "validation_vra": run.history[run.chosen_epoch]["vra"],
-        "vra_at": {repr(round(float(f) * recipe.epsilon, 6)): float(v) for f, v in zip(fractions, curve, strict=True)},
-        "guarantee": certificate.guarantee,
-        "lipschitz_upper": net.margin_constants().max().item(),
-        "layer_norms": net.program().norms,
         **_estimates(net),
         "chosen_epoch": run.chosen_epoch,
-        "last_epoch": _figures(last_certificate, y),
+        "last_epoch": {name: last[name] for name in ("test_accuracy", "test_vra")},
         "epochs": recipe.epochs,
         "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
         "peak_memory_per_instance": run.peak_bytes / recipe.batch_size,
@@ -114,18 +107,57 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         "threads": torch.get_num_threads(),
         "compiled": run.compiled,
         "arithmetic": run.arithmetic._asdict(),
-        "versions": {name: version(name) for name in ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")}
-        | {"python": platform.python_version(), "commit": _commit()},
+        "versions": _versions(),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "data_sha256": data_digest(test),
         "settings": dataclasses.asdict(recipe),
     }
     write_atomically(folder / "history.csv", _csv(run.history[0].keys(), (row.values() for row in run.history)))
-    rows = zip(range(len(y)), y.tolist(), certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
+    _write_certificates(folder, certificate, test, result)
+    return result
+
+
+def recertify(folder: Path, net: GloroNet, test: Images) -> dict:
+    """Certify a stored run's net anew, and write its `certificates.csv` and what `result.json` says of them; returns the latter.
+
+    For a run that was stored before certificates counted what they count now. How the net was trained stays as it was recorded;
+    `"certified"` says with what versions this was done.
+    """
+    result = read(folder / "result.json")
+    certificate, proven = _certified(net, test, result["epsilon"])
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    result = {**result, **proven, "weights_sha256": digest, "certified": _versions()}
+    _write_certificates(folder, certificate, test, result)
+    return result
+
+
+def _certified(net: GloroNet, test: Images, epsilon: float) -> tuple[Certificate, dict]:
+    """The test set's certificates, and what `result.json` says of them and of the bound that they rest on."""
+    x, y = test.x.cpu().float() / 255, test.y.cpu()
+    certificate = certify(net, x, epsilon)
+    fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64)
+    curve = vra_curve(certificate, y, fractions * epsilon)
+    return certificate, {
+        "test_accuracy": (certificate.prediction == y).double().mean().item(),
+        "test_vra": (certificate.label == y).double().mean().item(),
+        "vra_at": {repr(round(float(f) * epsilon, 6)): float(v) for f, v in zip(fractions, curve, strict=True)},
+        "guarantee": certificate.guarantee,
+        "lipschitz_upper": net.margin_constants().max().item(),
+        "layer_norms": net.program().norms,
+        "data_sha256": data_digest(test),
+    }
+
+
+def _write_certificates(folder: Path, certificate: Certificate, test: Images, result: dict) -> None:
+    labels = test.y.tolist()
+    rows = zip(range(len(labels)), labels, certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
     write_atomically(folder / "certificates.csv", _csv(("index", "label", "prediction", "radius"), rows))
     # Last: where it stands, the others do.
     write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    return result
+
+
+def _versions() -> dict:
+    packages = ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")
+    return {name: version(name) for name in packages} | {"python": platform.python_version(), "commit": _commit()}
 
 
 def data_digest(images: Images) -> str:
@@ -141,13 +173,6 @@ def _estimates(net: GloroNet) -> dict:
     """What the training bound says, once more converged: the body's, and the largest margin constant."""
     body = net.converge()
     return {"lipschitz_estimate": net.estimate().max().item(), "body_estimate": body}
-
-
-def _figures(certificate: Certificate, y: torch.Tensor) -> dict:
-    return {
-        "test_accuracy": (certificate.prediction == y).double().mean().item(),
-        "test_vra": (certificate.label == y).double().mean().item(),
-    }
 
 
 def _commit() -> str | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.bottom import bottom_logit, certified_radius, margin_constants
+from gloro_lite.bottom import bottom_logit, margin_constants
+from gloro_lite.certificate import certified_radius
 from gloro_lite.voronoi import DecisionFaces
 from gloro_lite.widgets import export
 

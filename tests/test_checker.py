@@ -535,6 +535,7 @@ TAMPERED = {
     "the VRA at another epsilon": (edit_result("vra_at", "0.03", to=lambda v: v + 1 / 12), r"result.json, vra_at 0.03: "),
     "an epsilon": (edit_result("epsilon", to=1e-4), r"result.json, settings.epsilon: 0.02 is claimed, 0.0001"),
     "the guarantee": (edit_result("guarantee", to="deployed"), r"result.json, guarantee: 'deployed'"),
+    "the format": (drop("format"), r"result.json, format: None is claimed, 2 is true"),
     "the images' digest": (edit_result("data_sha256", to="0" * 64), r"result.json, data_sha256"),
     "a pixel": (pixel, r"result.json, data_sha256"),
     "a label of the data": (label_of_the_data, r"certificates.csv, row 9: label"),

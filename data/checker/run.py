@@ -23,6 +23,7 @@ from network import HAIR, Layer
 from reading import Malformed, Unusable
 
 FILES = ("result.json", "model.safetensors", "certificates.csv")
+FORMAT_2 = ("format", "guarantee", "layer_norms", "weights_sha256", "data_sha256")
 SHOWN = 10  # discrepancies of a kind that are written out; the rest is counted
 BATCH = 16
 
@@ -85,15 +86,21 @@ def kind(result: dict) -> Callable[[Path, dict, dict[str, bytes], Options, Repor
     raise Unusable("result.json is of no kind of run that this checker knows: its settings name no network")
 
 
+def is_new(result: dict) -> bool:
+    """Whether a run claims layer norms and digests: it is an older one only if nothing of that is there."""
+    return any(name in result for name in FORMAT_2)
+
+
 def check_network(folder: Path, result: dict, contents: dict[str, bytes], options: Options, report: Report) -> None:
     """A network with a bound of the form product of layer norms: radius ||w_j - w_i|| product <= y_j - y_i."""
-    say, settings, new = report.say, result["settings"], "format" in result
+    say, settings, new = report.say, result["settings"], is_new(result)
     _check_settings(folder, result, report)
 
     images, labels = reading.test_split(_text(settings, "dataset"), options.images)
     say(f"images        {len(images)} of {settings['dataset']}, {' x '.join(map(str, images.shape[1:]))}")
     tensors = reading.safetensors(contents["model.safetensors"], "model.safetensors")
     if new:
+        report.compare("result.json, format", result.get("format"), 2)
         if result.get("guarantee") != "exact":
             report.wrong("result.json, guarantee", f"{result.get('guarantee')!r}; only 'exact' can be checked here")
         report.compare("result.json, weights_sha256", result.get("weights_sha256"), reading.sha256(contents["model.safetensors"]))
@@ -200,7 +207,7 @@ def _check_constant(result: dict, head: Layer, bounds: list[float], report: Repo
 def _norms(body: list[Layer], result: dict, options: Options, report: Report) -> list[float] | None:
     """A proven bound on each layer before the head: the claimed ones, or, for a run that claims none, the smallest provable."""
     proofs = _Proofs(options.cache)
-    if "format" not in result:
+    if not is_new(result):
         report.say("layer norms   none are stored with this run, which is older than they are: proven from nothing")
         try:
             bounds = [proofs.smallest(layer) for layer in body]

@@ -1,0 +1,237 @@
+"""Certificates against exact arithmetic: rounding is counted, and never more than needed to matter."""
+
+import math
+from fractions import Fraction as Q
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax, Residual
+from gloro_lite.lipschitz import linear_operator, upper_bound
+from gloro_lite.lipschitz.norms import absolute_norm, row_distances
+from gloro_lite.lipschitz.rounding import Upper, length_up
+
+
+def exact(network, x):
+    """The logits of dense layers, MinMax and ReLU as fractions."""
+    values = [Q(v) for v in x.tolist()]
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            rows, bias = layer.weight.tolist(), layer.bias.tolist()
+            values = [sum(Q(w) * v for w, v in zip(row, values, strict=True)) + Q(b) for row, b in zip(rows, bias, strict=True)]
+        elif isinstance(layer, MinMax):
+            half = len(values) // 2
+            pairs = list(zip(values[:half], values[half:], strict=True))
+            values = [min(p) for p in pairs] + [max(p) for p in pairs]
+        else:
+            values = [max(v, Q(0)) for v in values]
+    return values
+
+
+def random_net(seed, dtype=torch.float32):
+    """A small net whose biases and scales are such that rounding matters."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(6, 8), MinMax(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(10.0 ** torch.randint(-3, 4, ()))
+                layer.bias.mul_(10.0 ** torch.randint(-3, 7, ()))
+    return GloroNet(network, (6,), 0.1).eval()
+
+
+@given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
+@settings(max_examples=40)
+def test_the_radius_holds_in_exact_arithmetic(seed, dtype):
+    net = random_net(seed, dtype)
+    x = torch.randn(4, 6, dtype=dtype)
+    table = net.margin_constants()
+    for kind in ({}, {"guarantee": "deployed"}, {"dtype": torch.float32} if dtype == torch.float32 else {}):
+        c = net.certify(x, **kind)
+        for row, radius, j in zip(x, c.radius.tolist(), c.prediction.tolist(), strict=True):
+            logits = exact(net.network, row)
+            if radius > 0:
+                assert all(logits[j] - logits[i] >= Q(radius) * Q(table[j, i].item()) for i in range(3) if i != j)
+                assert all(logits[j] > logits[i] for i in range(3) if i != j)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40)
+def test_a_deployed_guarantee_holds_for_float32_in_any_order_of_summation(seed):
+    """float32 dense layers, their sums taken in a random order, at random points of the ball: the label stays."""
+    net = random_net(seed)
+    x = torch.randn(8, 6)
+    c = net.certify(x, guarantee="deployed")
+    generator = torch.Generator().manual_seed(seed)
+
+    def run(points):
+        for layer in net.network:
+            if isinstance(layer, nn.Linear):
+                order = torch.randperm(layer.in_features, generator=generator)
+                total = layer.bias.expand(len(points), -1) if seed % 2 else torch.zeros(len(points), layer.out_features)
+                for column in order.tolist():
+                    total = total + points[:, column, None] * layer.weight[:, column]
+                points = total if seed % 2 else total + layer.bias
+            else:
+                points = layer(points)
+        return points
+
+    for share in (0.0, 0.5, 1.0):
+        direction = nn.functional.normalize(torch.randn(8, 6, generator=generator, dtype=torch.float64), dim=1)
+        radius = c.radius.where(c.radius.isfinite(), 1e6)[:, None]
+        moved = (x.double() + share * radius * direction).float()
+        inside = (moved.double() - x.double()).norm(dim=1) <= c.radius
+        for labels in (run(moved).argmax(1), net.network(moved).argmax(1)):
+            assert (labels == c.prediction)[inside & (c.radius > 0)].all()
+
+
+def test_a_large_bias_does_not_hide_the_boundary():
+    """2^25 is added and taken away again: float32 loses the input's last bits, the certificate does not."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2)), (1,), 3.5).eval()
+    first, head = net.network
+    with torch.no_grad():
+        first.weight.fill_(1)
+        first.bias.fill_(2.0**25)
+        head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        head.bias.copy_(torch.tensor([-(2.0**25), 2.0**25]))
+    c = net.certify(torch.tensor([[2.1]]))
+    assert c.radius.item() == pytest.approx(2.1, rel=1e-6) and c.radius.item() <= Q(torch.tensor(2.1).item())
+    assert net.certify(torch.tensor([[2.1]]), guarantee="deployed").radius.item() == 0
+
+
+def test_equal_rows_tie_and_nearly_equal_rows_certify_what_is_true():
+    torch.manual_seed(1)
+    layer = nn.Linear(512, 4)
+    with torch.no_grad():
+        layer.weight[3], layer.bias[3] = layer.weight[0], layer.bias[0]
+    net = GloroNet(nn.Sequential(layer), (512,), 0.3).eval()
+    direction = nn.functional.normalize((layer.weight[0] - layer.weight[1:3].mean(0)).detach(), dim=0)
+    x = torch.rand(300, 512) + 4 * direction
+    c = net.certify(x)
+    assert set(c.prediction.tolist()) <= {0, 3} and (c.label == -1).all() and (c.radius == 0).all()
+    with torch.no_grad():
+        layer.weight[3, 0] += 1e-6
+    for guarantee in ("exact", "deployed"):
+        c = net.certify(x[:20], guarantee=guarantee)
+        for row, radius, j in zip(x, c.radius.tolist(), c.prediction.tolist(), strict=False):
+            logits = exact(net.network, row)
+            assert radius == 0 or all(logits[j] > logits[i] for i in range(4) if i != j)
+
+
+def test_a_linear_classifier_at_its_exact_boundary_is_not_certified():
+    """Points whose exact radius is a hair below 0.3; the forward pass of float32 places two thirds of them above it."""
+    torch.manual_seed(0)
+    layer = nn.Linear(784, 10)
+    net = GloroNet(nn.Sequential(layer), (784,), 0.3).eval()
+    weight, bias, table = layer.weight.detach().double(), layer.bias.detach().double(), net.margin_constants()
+    tried = 0
+    for _ in range(30):
+        x = torch.rand(784, dtype=torch.float64)
+        for _ in range(4):
+            y = weight @ x + bias
+            j = int(y.argmax())
+            radii = (y[j] - y) / table[j]
+            radii[j] = math.inf
+            i = int(radii.argmin())
+            direction = (weight[j] - weight[i]) / (weight[j] - weight[i]).norm()
+            x = x + direction * (0.3 * (1 - 2e-8) - radii[i])
+        point = x.float()
+        rows = [Q(p) - Q(q) for p, q in zip(weight[j].tolist(), weight[i].tolist(), strict=True)]
+        margin = sum(p * Q(v) for p, v in zip(rows, point.tolist(), strict=True)) + Q(bias[j].item()) - Q(bias[i].item())
+        if margin > 0 and margin**2 < sum(p * p for p in rows) * Q(0.3) ** 2:
+            tried += 1
+            assert net.certify(point[None]).label.item() == -1
+    assert tried > 10
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e-300, 1e153])
+def test_extreme_weights_are_bounded(scale):
+    layer = nn.Linear(3, 3, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)) * scale)
+    assert scale <= upper_bound(layer, (3,)) <= scale * (1 + 1e-8)
+    assert scale <= absolute_norm(linear_operator(layer, (3,))) <= 1.1 * scale
+    small = nn.Sequential(layer, nn.Linear(3, 2, bias=False).double())
+    with torch.no_grad():
+        small[1].weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]], dtype=torch.float64) / scale)
+    net = GloroNet(small, (3,), 0.1).eval()
+    c = net.certify(torch.tensor([[1.0, 0, 0]], dtype=torch.float64))
+    assert c.radius.item() == pytest.approx(1.0, rel=1e-6) and c.radius.item() <= 1
+
+
+def test_weights_whose_product_overflows_are_refused_and_underflow_is_counted():
+    def chain(weight, count):
+        layers = [nn.Linear(1, 1, bias=False).double() for _ in range(count)]
+        for layer in layers:
+            nn.init.constant_(layer.weight, weight)
+        return nn.Sequential(*[module for layer in layers for module in (layer, nn.ReLU())])
+
+    with pytest.raises(ValueError, match="overflows"):
+        upper_bound(chain(1e200, 2), (1,))
+    assert upper_bound(chain(1e-200, 2), (1,)) > 0
+    deep = upper_bound(chain(1.01, 300), (1,))
+    assert Q(1.01) ** 300 <= Q(deep) and deep <= 1.01**300 * (1 + 1e-6)
+
+
+def test_merged_operators_count_the_rounding_of_what_cancels():
+    """x -> (I + B A) x with B A = -I + 1e-9 R: all but the ninth digit cancels."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 4, bias=False).double(), nn.Linear(4, 4, bias=False).double()
+    with torch.no_grad():
+        first.weight.copy_(torch.randn(4, 4, dtype=torch.float64) * 1e4)
+        second.weight.copy_(-torch.linalg.inv(first.weight))
+    block = Residual(nn.Sequential(first, second))
+    rows, columns = second.weight.tolist(), first.weight.T.tolist()
+    entries = [
+        [(i == j) + sum(Q(a) * Q(b) for a, b in zip(r, c, strict=True)) for j, c in enumerate(columns)]
+        for i, r in enumerate(rows)
+    ]
+    longest = max(sum(v * v for v in row) for row in entries)  # no operator is shorter than its longest row
+    assert Q(upper_bound(block, (4,))) ** 2 >= longest
+
+
+@given(st.floats(1e-320, 1e300), st.floats(1e-320, 1e300))
+def test_upper_bounds_multiply_and_add_upwards(a, b):
+    assert Q(Upper(a) + b) >= Q(a) + Q(b)
+    product = Upper(a) * b
+    assert product == math.inf or Q(product) >= Q(a) * Q(b)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1e-310, 1e-170, 1.0, 1e150]))
+def test_lengths_are_rounded_up(seed, scale):
+    torch.manual_seed(seed)
+    rows = torch.randn(3, 7, dtype=torch.float64) * scale
+    for row, length in zip(rows.tolist(), length_up(rows).tolist(), strict=True):
+        assert Q(length) ** 2 >= sum(Q(v) ** 2 for v in row)
+    distances = row_distances(rows)
+    assert (distances.diagonal() == 0).all()
+    assert Q(distances[0, 1].item()) ** 2 >= sum(
+        (Q(p) - Q(q)) ** 2 for p, q in zip(rows[0].tolist(), rows[1].tolist(), strict=True)
+    )
+
+
+def test_deployed_radii_are_smaller_and_not_by_much():
+    torch.manual_seed(0)
+    net = GloroNet(nn.Sequential(nn.Linear(20, 32), MinMax(), nn.Linear(32, 5)), (20,), 0.1).eval()
+    x = torch.randn(200, 20)
+    exactly, deployed = net.certify(x), net.certify(x, guarantee="deployed")
+    assert (exactly.guarantee, deployed.guarantee) == ("exact", "deployed")
+    assert (deployed.radius <= exactly.radius).all()
+    assert (exactly.radius - deployed.radius).max() < 1e-3
+    with pytest.raises(ValueError, match="exact, deployed"):
+        net.certify(x, guarantee="hopeful")
+
+
+def test_reduced_products_are_refused_where_they_would_be_used():
+    net = GloroNet(nn.Sequential(nn.Linear(4, 2)), (4,), 0.1).eval()
+    products = torch.backends.mkldnn.matmul
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        with pytest.raises(TypeError, match="float64"):
+            net.certify(torch.rand(1, 4), dtype=torch.float32)
+        assert net.certify(torch.rand(1, 4)).label.shape == (1,)
+    finally:
+        products.fp32_precision = before

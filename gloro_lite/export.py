@@ -8,6 +8,9 @@ own way, so an input on which bottom loses by less than that rounding is not pro
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,12 +60,21 @@ def freeze(net: GloroNet) -> Frozen:
     return Frozen(net).eval()
 
 
+@contextmanager
+def _without_torchs_own_warnings() -> Iterator[None]:
+    """torch.export warns of what torch itself calls in an old way."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=r".*LeafSpec")
+        yield
+
+
 def program(net: GloroNet) -> torch.export.ExportedProgram:
     """The frozen net as `torch.export` traces it, for batches of any size. `save_program` writes it. Raises as `freeze` does."""
     frozen = freeze(net)
     weight = net.head.weight
     example = torch.zeros(2, *net.input_shape, dtype=weight.dtype, device=weight.device)
-    return torch.export.export(frozen, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with _without_torchs_own_warnings():
+        return torch.export.export(frozen, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 def save_program(net: GloroNet, path: str | Path) -> None:
@@ -70,7 +82,7 @@ def save_program(net: GloroNet, path: str | Path) -> None:
     OSError where the file cannot be written.
     """
     exported = program(net)
-    with replacing(Path(path)) as file:
+    with _without_torchs_own_warnings(), replacing(Path(path)) as file:
         torch.export.save(exported, file)
 
 
@@ -82,9 +94,11 @@ def save_onnx(net: GloroNet, path: str | Path) -> None:
     """
     import onnxscript  # noqa: F401  # torch.onnx asks for it only after it has traced the net
 
-    exported = torch.onnx.export(
-        program(net), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"], external_data=False
-    )
+    traced = program(net)
+    with _without_torchs_own_warnings():
+        exported = torch.onnx.export(
+            traced, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"], external_data=False
+        )
     if exported is None:
         raise RuntimeError("torch.onnx.export returned no program")
     write_atomically(Path(path), exported.model_proto.SerializeToString())

@@ -10,8 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGES = (
-    "anywidget",
-    "ipywidgets",
     "jupyter-book",
     "pydata-sphinx-theme",
     "sphinx",

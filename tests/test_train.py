@@ -20,7 +20,7 @@ from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.lipschitz import linear_operator
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, progress, recipes, results, train
 from gloro_lite.train import trainer as trainer_module
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
@@ -442,6 +442,21 @@ def test_peak_memory_begins_anew():
     assert high - before > 200 * 2**20
     torch.ones(32, 2**20)
     assert memory.peak(device) - before == pytest.approx(128 * 2**20, rel=0.1)
+
+
+def test_progress_is_a_line_an_epoch_where_nobody_watches(monkeypatch, caplog):
+    row = {"epoch": 2, "loss": 0.25, "accuracy": 0.5, "vra": 0.125, "lipschitz": 12.345, "seconds": 200.0}
+    monkeypatch.setattr(progress, "_is_watched", lambda: False)
+    caplog.set_level("INFO", logger="gloro_lite")
+    shown = progress.Progress(10, 30, 2, True)
+    for _ in range(10):
+        shown.step()
+    shown.epoch(row, 1000)
+    line = "epoch 3 of 30: loss 0.2500, accuracy 0.5000, VRA 0.1250, K 12.3; 200.0 s, 1.5 h left"
+    assert [record.getMessage() for record in caplog.records] == [line]
+    progress.Progress(10, 30, 2, False).epoch(row, 1000)
+    assert len(caplog.records) == 1
+    assert [progress._duration(seconds) for seconds in (3, 120, 7200)] == ["3 s", "2 min", "2.0 h"]
 
 
 # --- checkpoints

@@ -308,6 +308,9 @@ def main() -> int:
         except NotebookError as error:
             print(error, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         print(output)
         return 0
     due = [path for path in wanted if arguments.names or not is_current(path)]

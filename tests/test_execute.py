@@ -32,6 +32,7 @@ def write(tmp_path):
     return _write
 
 
+@pytest.mark.slow
 def test_results_are_equal_byte_for_byte_and_parameters_arrive(write):
     source, out = write("print(a, object())")
     runner.execute(source, out, {"a": 7})
@@ -56,6 +57,7 @@ def test_notebook_without_parameters_cell(write):
         runner.execute(source, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["raise ValueError('broken')", "import sys; sys.exit(0)", "import os; os._exit(0)"])
 def test_failures_and_early_exits_leave_no_twin(write, source):
     path, out = write(source, "print('after')")
@@ -158,6 +160,7 @@ def put(name, text="changed"):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -182,6 +185,7 @@ def test_a_notebook_runs_again_when_what_it_read_has_changed(current, change):
     assert not current(change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -201,6 +205,7 @@ def test_and_not_when_anything_else_has(current, change):
     assert current(change)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_changes_while_it_runs_leaves_no_twin(repository, tmp_path, monkeypatch):
     root = tmp_path / "copy"
     shutil.copytree(repository, root)

@@ -53,8 +53,14 @@ def _hear(event: str, arguments: tuple) -> None:
 
 def _noted(function):
     def noted(path, *arguments, **options):
+        try:
+            found = function(path, *arguments, **options)
+        except (FileNotFoundError, NotADirectoryError):
+            _note("read", path)
+            raise
+        # Any other error: no path at all. IPython asks of a whole page whether it is a file's name.
         _note("read", path)
-        return function(path, *arguments, **options)
+        return found
 
     for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         if function in able:  # shutil asks

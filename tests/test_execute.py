@@ -96,6 +96,8 @@ MODULES = {
     "sample/other.css": "b {}",
     "data/read.json": "1",
     "data/unread.json": "2",
+    "data/asked.bin": "2",
+    "asked.toml": "2",
     "data/results/one/r.csv": "3",
     "data/results/checkpoint.pt": "4",
     "requirements.lock": "torch==2",
@@ -111,6 +113,8 @@ with open("data/read.json") as file:
     file.read()
 [path.read_text() for path in sorted(Path("data/results").glob("*/r.csv"))]
 os.path.exists("data/sometimes.json")
+os.path.exists("data/asked.bin")  # and read by a library that is not written in Python
+os.path.exists("asked.toml")
 os.path.exists("<b>" + 999 * "no path")
 os.path.exists("\\0")
 Path(os.environ["GLORO_DATA"], "MNIST").is_dir()
@@ -174,6 +178,8 @@ def put(name, text="changed"):
         put("data/read.json"),
         put("data/results/one/r.csv"),
         put("data/results/two/r.csv"),  # a new one in a folder that was listed
+        put("data/asked.bin"),
+        lambda root: (root / "asked.toml").unlink(),
         put("data/sometimes.json"),  # one that was looked for in vain
         put("images/MNIST/raw"),
         put("requirements.lock"),
@@ -196,6 +202,7 @@ def test_a_notebook_runs_again_when_what_it_read_has_changed(current, change):
         put("sample/other.css"),
         put("data/unread.json"),
         put("data/new.json"),
+        put("asked.toml"),
         put("data/results/checkpoint.pt"),
         put("data/results/one/r.csv.0123abcd.part"),
         put("data/results/.DS_Store"),

@@ -40,8 +40,12 @@ def certify(
     """
     check_images(x)
     parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")}
-    return parts[0]._replace(**joined)
+    return Certificate(
+        label=torch.cat([part.label for part in parts]),
+        radius=torch.cat([part.radius for part in parts]),
+        prediction=torch.cat([part.prediction for part in parts]),
+        guarantee=parts[0].guarantee,
+    )
 
 
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:

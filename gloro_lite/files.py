@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -81,11 +82,12 @@ def only_one(folder: Path, purpose: str) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    """Lock an open file for this process alone. Raises OSError at once where another has it."""
+    if sys.platform == "win32":
         import msvcrt
 
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
+        import fcntl
+
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
 _BACKENDS = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 
 
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+def full_precision(device: torch.device) -> torch.autocast:
     """Compute in the precision of the tensors, without autocast, in this thread.
 
     What a process has set for all its threads is left alone: another thread may rely on it. See `has_reduced_products`.

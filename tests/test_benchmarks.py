@@ -158,6 +158,7 @@ def test_tiny_imagenet_is_read_from_its_zip_too(tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {path.name, "gloro-lite"}
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_real_mnist():
     data = benchmarks.load("mnist", download=False)
@@ -170,6 +171,7 @@ def test_the_real_mnist():
     assert data.test.x[0].numpy().tobytes() == content[16 : 16 + 28 * 28]
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (ROOT / "cifar-10-batches-py").is_dir(), reason="no CIFAR-10 in the data root (GLORO_DATA)")
 def test_the_real_cifar10():
     data = benchmarks.load("cifar10", download=False)
@@ -180,6 +182,7 @@ def test_the_real_cifar10():
     assert (torch.bincount(data.train.y) + torch.bincount(data.validation.y)).tolist() == [5000] * 10
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (ROOT / "tiny-imagenet-200").is_dir(), reason="no unpacked Tiny-ImageNet in the data root (GLORO_DATA)")
 def test_the_real_tiny_imagenet():
     data = benchmarks.load("tiny-imagenet", download=False)
@@ -317,6 +320,7 @@ for _ in range(100):
 """
 
 
+@pytest.mark.slow
 def test_two_writers_do_not_mix(tmp_path):
     path = tmp_path / "mnist.pt"
     writers = [subprocess.Popen([sys.executable, "-c", WRITE_OFTEN, str(path), value]) for value in "12"]

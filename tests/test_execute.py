@@ -32,6 +32,7 @@ def write(tmp_path):
     return _write
 
 
+@pytest.mark.slow
 def test_results_are_equal_byte_for_byte_and_parameters_arrive(write):
     source, out = write("print(a, object())")
     runner.execute(source, out, {"a": 7})
@@ -56,6 +57,7 @@ def test_notebook_without_parameters_cell(write):
         runner.execute(source, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["raise ValueError('broken')", "import sys; sys.exit(0)", "import os; os._exit(0)"])
 def test_failures_and_early_exits_leave_no_twin(write, source):
     path, out = write(source, "print('after')")
@@ -94,6 +96,8 @@ MODULES = {
     "sample/other.css": "b {}",
     "data/read.json": "1",
     "data/unread.json": "2",
+    "data/asked.bin": "2",
+    "asked.toml": "2",
     "data/results/one/r.csv": "3",
     "data/results/checkpoint.pt": "4",
     "requirements.lock": "torch==2",
@@ -109,6 +113,10 @@ with open("data/read.json") as file:
     file.read()
 [path.read_text() for path in sorted(Path("data/results").glob("*/r.csv"))]
 os.path.exists("data/sometimes.json")
+os.path.exists("data/asked.bin")  # and read by a library that is not written in Python
+os.path.exists("asked.toml")
+os.path.exists("<b>" + 999 * "no path")
+os.path.exists("\\0")
 Path(os.environ["GLORO_DATA"], "MNIST").is_dir()
 Path("_build").mkdir(exist_ok=True)
 Path("_build/written").write_text("x")
@@ -158,6 +166,7 @@ def put(name, text="changed"):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -169,6 +178,8 @@ def put(name, text="changed"):
         put("data/read.json"),
         put("data/results/one/r.csv"),
         put("data/results/two/r.csv"),  # a new one in a folder that was listed
+        put("data/asked.bin"),
+        lambda root: (root / "asked.toml").unlink(),
         put("data/sometimes.json"),  # one that was looked for in vain
         put("images/MNIST/raw"),
         put("requirements.lock"),
@@ -182,6 +193,7 @@ def test_a_notebook_runs_again_when_what_it_read_has_changed(current, change):
     assert not current(change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -190,6 +202,7 @@ def test_a_notebook_runs_again_when_what_it_read_has_changed(current, change):
         put("sample/other.css"),
         put("data/unread.json"),
         put("data/new.json"),
+        put("asked.toml"),
         put("data/results/checkpoint.pt"),
         put("data/results/one/r.csv.0123abcd.part"),
         put("data/results/.DS_Store"),
@@ -201,6 +214,7 @@ def test_and_not_when_anything_else_has(current, change):
     assert current(change)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_changes_while_it_runs_leaves_no_twin(repository, tmp_path, monkeypatch):
     root = tmp_path / "copy"
     shutil.copytree(repository, root)

@@ -41,6 +41,7 @@ def test_training_lowers_the_loss_and_is_reproducible(loss):
     assert not net.training
 
 
+@pytest.mark.slow
 def test_gloro_training_certifies_what_standard_training_does_not():
     data, vra = digits.load(), {}
     for loss in ("standard", "cross_entropy", "trades"):

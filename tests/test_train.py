@@ -20,7 +20,7 @@ from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.lipschitz import linear_operator
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, recipes, results, train
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, progress, recipes, results, train
 from gloro_lite.train import trainer as trainer_module
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
@@ -145,6 +145,7 @@ def test_within_the_average_the_parameters_have_its_values_and_then_their_own():
     assert parameter.tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
     def last(decay):
         trainer = Trainer(dataclasses.replace(RECIPE, epochs=2, average=decay), data(), tmp_path / str(decay))
@@ -158,6 +159,7 @@ def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
 # --- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -187,6 +189,7 @@ def test_training_learns_and_certifies(tmp_path, change):
     assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
 
 
+@pytest.mark.slow
 def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "STORED", tmp_path)
     monkeypatch.setattr(benchmarks, "load", lambda *_: data())
@@ -220,6 +223,7 @@ def test_a_clean_weight_adds_the_cross_entropy_without_bottom(tmp_path):
     assert both == pytest.approx(alone + 0.1 * clean, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_standard_net_is_chosen_by_its_accuracy(tmp_path):
     """Its VRA is highest before it has learnt much."""
     trainer = Trainer(
@@ -240,6 +244,7 @@ def test_the_sphere_refuses_a_body_whose_bound_is_not_that_of_its_weights():
             SpectralSphere(GloroNet(torch.nn.Sequential(extra, *body), (4,), 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_resuming_gives_the_same_bits(tmp_path, monkeypatch, precision):
     recipe = dataclasses.replace(RECIPE, precision=precision, augmentation="digits", average=0.9)
@@ -309,6 +314,7 @@ Trainer(RECIPE, data(), Path({folder!r})).run(progress=False)
 """
 
 
+@pytest.mark.slow
 def test_kill_9(tmp_path):
     whole = Trainer(RECIPE, data(), tmp_path / "whole")
     whole.run(progress=False)
@@ -364,6 +370,7 @@ distributed.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "tolerance"),
     [
@@ -442,6 +449,21 @@ def test_peak_memory_begins_anew():
     assert high - before > 200 * 2**20
     torch.ones(32, 2**20)
     assert memory.peak(device) - before == pytest.approx(128 * 2**20, rel=0.1)
+
+
+def test_progress_is_a_line_an_epoch_where_nobody_watches(monkeypatch, caplog):
+    row = {"epoch": 2, "loss": 0.25, "accuracy": 0.5, "vra": 0.125, "lipschitz": 12.345, "seconds": 200.0}
+    monkeypatch.setattr(progress, "_is_watched", lambda: False)
+    caplog.set_level("INFO", logger="gloro_lite")
+    shown = progress.Progress(10, 30, 2, True)
+    for _ in range(10):
+        shown.step()
+    shown.epoch(row, 1000)
+    line = "epoch 3 of 30: loss 0.2500, accuracy 0.5000, VRA 0.1250, K 12.3; 200.0 s, 1.5 h left"
+    assert [record.getMessage() for record in caplog.records] == [line]
+    progress.Progress(10, 30, 2, False).epoch(row, 1000)
+    assert len(caplog.records) == 1
+    assert [progress._duration(seconds) for seconds in (3, 120, 7200)] == ["3 s", "2 min", "2.0 h"]
 
 
 # --- checkpoints
@@ -656,6 +678,7 @@ def test_devices_that_are_not_there_are_an_error_in_a_line(tmp_path, monkeypatch
         assert error.startswith(f"error: device '{device}' is not there (") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
     command = [sys.executable, "-m", "gloro_lite.train", "--recipe", "mnist-0.3", "--show"]
     reading, writing = os.pipe()
@@ -674,6 +697,8 @@ def test_show_prints_the_settings_that_a_run_would_have(capsys):
 SHORT = ["--recipe", "mnist-0.3", "--network", "c4k4s2 | 16", "--epochs", "2"]
 
 
+@pytest.mark.slow
+@pytest.mark.data
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_on_mnist(tmp_path, capsys):
     arguments = [*SHORT, "--output", str(tmp_path)]
@@ -701,6 +726,8 @@ def test_the_command_on_mnist(tmp_path, capsys):
     assert "holds the results of another run: give another folder (--output)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.data
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_the_command_under_torchrun_on_mnist(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gloro_lite.train"]
@@ -724,6 +751,8 @@ def test_the_command_under_torchrun_on_mnist(tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.data
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw").is_dir(), reason="no MNIST in the data root (GLORO_DATA)")
 def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
     mnist = benchmarks.load("mnist", download=False)
@@ -746,6 +775,7 @@ def test_stored_ablations_are_of_today_s_variants():
     assert report["heads"]["settings"] == ablations.HEADS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(results.STORED.glob("*/seed-*/result.json")), ids=lambda path: "/".join(path.parts[-3:-1])
 )
@@ -766,6 +796,7 @@ def test_stored_results_hold_together(path):
     assert net.margin_constants().max().item() == pytest.approx(result["lipschitz_upper"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures(monkeypatch):
     from gloro_lite.train import benchmark
 

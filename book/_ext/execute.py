@@ -66,6 +66,8 @@ _READ = ("gloro_lite", "data", "book")
 _LISTED = ("data", "book")  # where a file that appears is news
 _PASSING = re.compile(
     r"(^|/)(\..*|__pycache__|_build|checkpoint\.pt|.*\.part|.*\.egg-info)(/|$)"
+    # IPython asks of a short text that it shows whether it is a file's name.
+    r"|[<>|\"*?`:\n$]"
 )
 
 
@@ -117,13 +119,16 @@ def _is_input(name: str) -> bool:
 
 
 def _state(name: str, notebook: Path, files: Files) -> str:
-    """Of an input by its name: "notebook", "images: MNIST/raw", or a path in the repository."""
+    """Of an input by its name: "notebook", a path in the repository, or "there: " and one that was only asked for.
+
+    Of "images: MNIST/raw" and the like, whether they are there: the package knows the digests of what they must be.
+    """
     if name == "notebook":
         return _digest(notebook.read_bytes())
-    kind, _, rest = name.partition("images: ")
-    if not kind and rest:
-        # Whether they are there: the package knows the digests of what they must be.
-        return "there" if (images_root() / rest).exists() else "missing"
+    for kind, root in (("there: ", ROOT), ("images: ", images_root())):
+        if name.startswith(kind):
+            there = (root / name.removeprefix(kind)).exists()
+            return "there" if there else "missing"
     return files.state(name)
 
 
@@ -138,7 +143,10 @@ def _names(seen: list[tuple[str, str]]) -> list[str]:
             name = path.relative_to(ROOT).as_posix()
             if not _is_input(name):
                 continue
-            if kind == "read":
+            if kind == "ask" and not name.startswith("data/"):
+                names["there: " + name] = None
+            elif kind != "list":
+                # Data also where it was only asked for: libraries in other languages may read it then, unheard.
                 names[name] = None
             elif name.split("/")[0] in _LISTED:
                 names[name + "/"] = None
@@ -308,6 +316,9 @@ def main() -> int:
         except NotebookError as error:
             print(error, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         print(output)
         return 0
     due = [path for path in wanted if arguments.names or not is_current(path)]

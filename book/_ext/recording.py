@@ -24,7 +24,7 @@ def start(*roots: str) -> None:
 
 
 def report() -> str:
-    """A JSON list of [kind, path], kind "read" or "list"; modules are named by their source."""
+    """A JSON list of [kind, path], kind "read", "list" or "ask"; modules are named by their source."""
     return json.dumps(list(_seen))
 
 
@@ -53,8 +53,14 @@ def _hear(event: str, arguments: tuple) -> None:
 
 def _noted(function):
     def noted(path, *arguments, **options):
-        _note("read", path)
-        return function(path, *arguments, **options)
+        try:
+            found = function(path, *arguments, **options)
+        except (FileNotFoundError, NotADirectoryError):
+            _note("ask", path)
+            raise
+        # Any other error: no path at all. IPython asks of a whole page whether it is a file's name.
+        _note("ask", path)
+        return found
 
     for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         if function in able:  # shutil asks

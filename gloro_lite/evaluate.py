@@ -31,11 +31,17 @@ class Report(NamedTuple):
     lipschitz: float
 
 
-def certify(net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000) -> Certificate:
-    """`net.certify` in batches, for data sets too large for one."""
-    parts = [net.certify(part, epsilon) for part in x.split(batch_size)]
-    proven = (torch.cat(column) for column in zip(*(part[:3] for part in parts), strict=True))
-    return Certificate(*proven, guarantee=parts[0].guarantee)
+def certify(
+    net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000, *, guarantee: Guarantee = "exact"
+) -> Certificate:
+    """`net.certify` in batches, for data sets too large for one.
+
+    Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
+    """
+    check_images(x)
+    parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")}
+    return parts[0]._replace(**joined)
 
 
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:

@@ -109,6 +109,7 @@ with open("data/read.json") as file:
     file.read()
 [path.read_text() for path in sorted(Path("data/results").glob("*/r.csv"))]
 os.path.exists("data/sometimes.json")
+os.path.exists("<p>" + "x" * 5000)  # as IPython asks of HTML
 Path(os.environ["GLORO_DATA"], "MNIST").is_dir()
 Path("_build").mkdir(exist_ok=True)
 Path("_build/written").write_text("x")

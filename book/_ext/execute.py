@@ -137,6 +137,8 @@ def _names(seen: list[tuple[str, str]]) -> list[str]:
     names = {"notebook": None, "requirements.lock": None}
     images = images_root().absolute()
     for kind, path in ((kind, Path(path)) for kind, path in seen):
+        if len(str(path)) > 1000:
+            continue  # IPython asks of an HTML text whether it is a file's name
         if path.is_relative_to(images):
             names[f"images: {path.relative_to(images).as_posix()}"] = None
         elif path.is_relative_to(ROOT) and path != ROOT:

@@ -1,5 +1,5 @@
 import { argmax, bottomLogit, marginConstants } from "./core.js";
-import { COLORS, NAMES, announcer, button, element, epsilonSlider, hatching, legend, listen, presses, redrawing, round, slider, svg } from "./page.js";
+import { COLORS, NAMES, announcer, button, container, element, epsilonSlider, hatching, legend, listen, mount, presses, redrawing, round, slider, svg } from "./page.js";
 
 const [WIDTH, HEIGHT] = [340, 312];
 const [LEFT, TOP, FLOOR] = [26, 10, 272]; // of the bars: where their axis stands, and the heights of its ends
@@ -196,7 +196,7 @@ function render({ model, el }) {
   const line = { stroke: "currentColor", fill: "none" };
   const root = element(
     "div",
-    { class: "gloro-widget", role: "group", "aria-label": model.get("description") },
+    container(model),
     epsilon.root,
     element(
       "div",
@@ -223,7 +223,7 @@ function render({ model, el }) {
     spokenNow.root,
   );
   root.dataset.widget = "BottomLogit";
-  el.append(root);
+  mount(el, root);
 
   const drawing = redrawing(root, () => {
     const values = model.get("logits");

@@ -1,5 +1,5 @@
 import { argmax, attack, bottomLogit, boundaries, certifiedRadius, contour, distanceToSegments, logits, network, predictions } from "./core.js";
-import { ATTACK, BOTTOM, COLORS, NAMES, announcer, button, choice, element, epsilonSlider, hatching, legend, listen, presses, redrawing, round, spoken, svg } from "./page.js";
+import { ATTACK, BOTTOM, COLORS, NAMES, announcer, button, choice, container, element, epsilonSlider, hatching, legend, listen, mount, presses, redrawing, round, spoken, svg } from "./page.js";
 import { Plane } from "./plane.js";
 
 const SIZE = 120;
@@ -127,7 +127,7 @@ function panel(model, name) {
 
 function render({ model, el }) {
   const initial = { point: model.get("point"), epsilon: model.get("epsilon") };
-  const root = element("div", { class: "gloro-widget", role: "group", "aria-label": model.get("description") });
+  const root = element("div", container(model));
   root.dataset.widget = "MarginExplorer";
   const panels = ["gloro", "standard"].map((name) => panel(model, name));
   const spokenNow = announcer();
@@ -208,7 +208,7 @@ function render({ model, el }) {
     ),
     spokenNow.root,
   );
-  el.append(root);
+  mount(el, root);
   const drawing = redrawing(root, () => {
     epsilon.show(model.get("epsilon"));
     for (const one of panels) one.draw();

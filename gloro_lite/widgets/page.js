@@ -21,6 +21,16 @@ export function svg(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** What a widget's outermost element is called. */
+export const container = (model) => ({ class: "gloro-widget", role: "group", "aria-label": model.get("description") });
+
+/** Put a widget in its place. JupyterLab's own keys, of which A inserts a cell and arrows move between cells, rest while a part of it
+ * has the focus. */
+export function mount(el, root) {
+  for (const part of root.querySelectorAll("button, canvas, input, summary")) part.setAttribute("data-lm-suppress-shortcuts", "true");
+  el.append(root);
+}
+
 /** A number in as many decimals, with a minus sign that is read aloud as one; infinities as signs, and no negative zero. */
 export function round(value, digits = 3) {
   const text = Number.isFinite(value) ? Math.abs(value).toFixed(digits) : "∞";

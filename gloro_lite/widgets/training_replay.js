@@ -1,5 +1,5 @@
 import { boundaries, logits, network, predictions, verified } from "./core.js";
-import { COLORS, announcer, button, element, epsilonSlider, hatching, legend, listen, redrawing, round, slider, svg } from "./page.js";
+import { COLORS, announcer, button, container, element, epsilonSlider, hatching, legend, listen, mount, redrawing, round, slider, svg } from "./page.js";
 import { Plane } from "./plane.js";
 
 const SIZE = 80;
@@ -129,7 +129,7 @@ function render({ model, el }) {
   const hatch = hatching();
   const root = element(
     "div",
-    { class: "gloro-widget", role: "group", "aria-label": model.get("description") },
+    container(model),
     epoch.root,
     epsilon.root,
     element("div", { class: "gloro-row" }, ...panels.map((one) => one.root)),
@@ -154,7 +154,7 @@ function render({ model, el }) {
       event.preventDefault();
     });
   }
-  el.append(root);
+  mount(el, root);
 
   const drawing = redrawing(root, () => {
     const now = Math.min(Math.max(model.get("epoch"), 0), epochs - 1);

@@ -1,5 +1,5 @@
 import { contour, distanceToFaces, nearestSite, separation, voronoiFaces } from "./core.js";
-import { ATTACK, NAMES, announcer, button, choice, element, epsilonSlider, hatching, legend, listen, presses, redrawing, round, spoken, svg } from "./page.js";
+import { ATTACK, NAMES, announcer, button, choice, container, element, epsilonSlider, hatching, legend, listen, mount, presses, redrawing, round, spoken, svg } from "./page.js";
 import { Plane } from "./plane.js";
 
 const SIZE = 100;
@@ -188,7 +188,7 @@ function render({ model, el }) {
   const hatch = hatching();
   const root = element(
     "div",
-    { class: "gloro-widget", role: "group", "aria-label": model.get("description") },
+    container(model),
     epsilon.root,
     element("div", { class: "gloro-playground" }, plane.canvas),
     taps.root,
@@ -221,7 +221,7 @@ function render({ model, el }) {
     spokenNow.root,
   );
   root.dataset.widget = "VoronoiPlayground";
-  el.append(root);
+  mount(el, root);
 
   let computed = null;
   function known() {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class _Module(nn.Module):
         return self._logits(x)
 
 
-def _estimator(logits: Callable[[Tensor], Tensor], x: Tensor, bounds: tuple[float, float]):
+def _estimator(logits: Callable[[Tensor], Tensor], x: Tensor, bounds: tuple[float, float]) -> Any:
     """The classifier as the toolbox wants it. Raises ImportError, with the extra to install, where it is missing."""
     try:
         from art.estimators.classification import PyTorchClassifier
@@ -166,7 +167,7 @@ def auto_attack(
     return _run(attack, x, labels, radius, seed)
 
 
-def _run(attack, x: Tensor, labels: Tensor, radius: float, seed: int) -> Tensor:
+def _run(attack: Any, x: Tensor, labels: Tensor, radius: float, seed: int) -> Tensor:
     import numpy as np
 
     one_hot = nn.functional.one_hot(labels, attack.estimator.nb_classes)

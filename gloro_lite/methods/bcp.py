@@ -72,7 +72,7 @@ def propagate(
 
 
 def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
-    """An upper bound on the largest w . d over |d| <= ball and low <= d <= high, (batch, rows).
+    """An upper bound on the largest w . d over ||d|| <= ball and low <= d <= high, (batch, rows).
 
     The maximum lies at d = clip(t w, low, high) for the t at which |d| is the ball's radius; t grows towards it from where no
     coordinate is clipped. With any t, a = d / t and b = w - a make a split.

@@ -3,8 +3,8 @@
 Within a small ball around x most activations do not change what they do: a ReLU stays on or off, a pair of MinMax stays in its
 order. They are linear there. The others are linear up to a part that shrinks: relu(z) = z / 2 + w / 2, and for a pair a, b
 (min, max) = ((a + b) / 2 - w / 2, (a + b) / 2 + w / 2), where w moves by no more than what it is made of, z or a - b. So with v
-the move of x and of all w, what a unit is made of moves by a known C_k v, the margin by a known r . v, and |w_k| <= |C_k v| entry
-by entry. For any multipliers t_k >= 0, if the matrix
+the move of x and of all w, what a unit is made of moves by a known C_k v, the margin by a known r . v, and no entry of w_k is
+larger in absolute value than that of C_k v. For any multipliers t_k >= 0, if the matrix::
 
     diag(K^2 on x, t_k on w_k) - sum_k C_k^T diag(t_k) C_k - r r^T
 

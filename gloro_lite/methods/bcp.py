@@ -12,6 +12,7 @@ a . d, the box b . d. Every split gives a bound, and the best one gives the maxi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def chain(network: nn.Sequential, input_shape: Shape) -> list[Stage]:
 
 
 def propagate(
-    chain: list[Stage], norms: list[float] | list[Tensor], x: Tensor, radius: Tensor, *, rounding: bool = False
+    chain: list[Stage], norms: Sequence[float | Tensor], x: Tensor, radius: Tensor, *, rounding: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Walk the ball and the box of all points within `radius` of x up to the last layer.
 
@@ -71,7 +72,7 @@ def propagate(
 
 
 def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
-    """An upper bound on the largest w . d over |d| <= ball and low <= d <= high, (batch, rows).
+    """An upper bound on the largest w . d over ||d|| <= ball and low <= d <= high, (batch, rows).
 
     The maximum lies at d = clip(t w, low, high) for the t at which |d| is the ball's radius; t grows towards it from where no
     coordinate is clipped. With any t, a = d / t and b = w - a make a split.
@@ -101,7 +102,7 @@ def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> T
 
 def margins(
     chain: list[Stage],
-    norms: list[float] | list[Tensor],
+    norms: Sequence[float | Tensor],
     x: Tensor,
     labels: Tensor,
     radius: Tensor,

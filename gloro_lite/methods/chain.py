@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
+from gloro_lite.lipschitz.nodes import Affine
 
 Shape = tuple[int, ...]
 
@@ -32,15 +33,24 @@ class Stage(NamedTuple):
     Attributes:
         name: the layer's dotted name in the network.
         layer: nn.Linear or nn.Conv2d.
-        input_shape, output_shape: without the batch dimension.
+        operator: its linear part, on inputs of its shape.
         activation: nn.ReLU, MinMax, or None.
     """
 
     name: str
     layer: nn.Linear | nn.Conv2d
-    input_shape: Shape
-    output_shape: Shape
+    operator: Affine
     activation: type[nn.Module] | None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Of one input, without the batch dimension."""
+        return self.operator.input_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Of one output, without the batch dimension."""
+        return self.operator.output_shape
 
     @property
     def size(self) -> int:
@@ -79,11 +89,11 @@ class Stage(NamedTuple):
 
     def matrix(self) -> Tensor:
         """W as a matrix, (size, inputs), float64: the weights themselves, nothing is summed."""
-        return linear_operator(self.layer, self.input_shape).matrix()
+        return self.operator.matrix()
 
     def norm(self) -> float:
         """A true upper bound on the l2 norm of W."""
-        return operator_norm(linear_operator(self.layer, self.input_shape))
+        return operator_norm(self.operator)
 
     def activate(self, z: Tensor) -> Tensor:
         """The activation, on flattened values; MinMax pairs the halves of the channels, which are the halves of z."""
@@ -119,9 +129,10 @@ def stages(
         kind = type(layer)
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise ValueError(f"layer {name!r} ({kind.__name__}) has a hook, which {method} cannot see through: remove it")
-        if kind in (nn.Linear, nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and kind in (nn.Linear, nn.Conv2d):
             operator = linear_operator(layer, shape)
-            chain.append(Stage(name, layer, operator.input_shape, operator.output_shape, None))
+            assert operator is not None  # these two kinds are affine
+            chain.append(Stage(name, layer, operator, None))
             shape = operator.output_shape
             if not all(weight.isfinite().all() for weight in layer.parameters()):
                 raise ValueError(f"layer {name!r} holds NaN or infinite weights: no certificate can be given")

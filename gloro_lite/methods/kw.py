@@ -165,8 +165,12 @@ def certify(
     """
     layers = chain(network, input_shape)
     parts = [_certify(layers, part, epsilon, steps) for part in check_inputs(layers, x).split(batch_size)]
-    columns = [torch.cat(column) for column in zip(*(part[:3] for part in parts), strict=True)]
-    return Certificate(*columns, parts[0].guarantee)
+    return Certificate(
+        torch.cat([part.label for part in parts]),
+        torch.cat([part.radius for part in parts]),
+        torch.cat([part.prediction for part in parts]),
+        parts[0].guarantee,
+    )
 
 
 def _certify(layers: list[Stage], points: Tensor, epsilon: float | None, steps: int) -> Certificate:

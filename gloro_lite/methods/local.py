@@ -3,8 +3,8 @@
 Within a small ball around x most activations do not change what they do: a ReLU stays on or off, a pair of MinMax stays in its
 order. They are linear there. The others are linear up to a part that shrinks: relu(z) = z / 2 + w / 2, and for a pair a, b
 (min, max) = ((a + b) / 2 - w / 2, (a + b) / 2 + w / 2), where w moves by no more than what it is made of, z or a - b. So with v
-the move of x and of all w, what a unit is made of moves by a known C_k v, the margin by a known r . v, and |w_k| <= |C_k v| entry
-by entry. For any multipliers t_k >= 0, if the matrix
+the move of x and of all w, what a unit is made of moves by a known C_k v, the margin by a known r . v, and no entry of w_k is
+larger in absolute value than that of C_k v. For any multipliers t_k >= 0, if the matrix::
 
     diag(K^2 on x, t_k on w_k) - sum_k C_k^T diag(t_k) C_k - r r^T
 
@@ -145,9 +145,9 @@ def walk(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor) -> W
     moved = [x.new_ones(batch)]  # of x itself, then of each layer's open units
     product, gates, slack = x.new_ones(batch), None, 0.0
 
-    def triangle(lengths) -> Tensor:
+    def triangle(lengths: list[Tensor]) -> Tensor:
         """The sum over blocks of v of a block's norm times how far it moves."""
-        return sum(length * size for length, size in zip(lengths, moved, strict=True))
+        return sum((length * size for length, size in zip(lengths, moved, strict=True)), x.new_zeros(()))
 
     for stage, norm, value, error in zip(chain[:-1], norms[:-1], values[:-1], errors[:-1], strict=True):
         weight = stage.matrix()
@@ -238,7 +238,17 @@ def lipschitz(walk: Walk, rows: Tensor, index: Tensor, tail: list[float], iterat
     return torch.minimum(proven, known)
 
 
-def _prove(walk, compared, r, total, t, square, index, inputs, lengths) -> Tensor:
+def _prove(
+    walk: Walk,
+    compared: list[Tensor],
+    r: Tensor,
+    total: Tensor,
+    t: list[Tensor],
+    square: Tensor,
+    index: Tensor,
+    inputs: int,
+    lengths: Tensor,
+) -> Tensor:
     """K where the matrix of the module's docstring is positive by Cholesky, infinite elsewhere: (pairs,)."""
     n = r.shape[1]
     square = square.clamp_max(1e300)

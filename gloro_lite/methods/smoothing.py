@@ -114,14 +114,15 @@ class Smoothed:
         """How often each class wins on noisy copies of x, (batch, ...): (batch, classes) int64 on the CPU."""
         rows = []
         for point in x:
-            total: Tensor | int = 0
+            total = torch.zeros(0, dtype=torch.int64, device=x.device)
             for start in range(0, samples, self.batch_size):
                 size = (min(self.batch_size, samples - start), *point.shape)
                 noise = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
                 logits = self.logits(point + self.sigma * noise)
                 if logits.isnan().any():
                     raise ValueError("the classifier gave NaN for a noisy input: its vote means nothing")
-                total = total + logits.argmax(dim=1).bincount(minlength=logits.shape[1])
+                votes = logits.argmax(dim=1).bincount(minlength=logits.shape[1])
+                total = total + votes if len(total) else votes
             rows.append(total)
         return torch.stack(rows).cpu()
 
@@ -155,8 +156,7 @@ class Smoothed:
         radius = self._radius(lower_confidence_bound(votes, self.samples, self.alpha))
         label = predicted.where(radius > (epsilon or 0.0), BOTTOM)
         device = x.device if x.device.type != "mps" else "cpu"  # which has no float64
-        columns = (column.to(device) for column in (label, radius, predicted))
-        return Certificate(*columns, f"1 - {self.alpha:g}")
+        return Certificate(label.to(device), radius.to(device), predicted.to(device), f"1 - {self.alpha:g}")
 
     def predict(self, x: Tensor) -> Tensor:
         """The class of g at each input, or -1 to abstain: the procedure PREDICT, (batch,) int64.

@@ -18,7 +18,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -456,6 +455,8 @@ def write(
 
     from safetensors.torch import save
 
+    from gloro_lite.train.results import device_name
+
     x, y = test.images(), test.y
     fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64) * settings.epsilon
     classifier = sites.classifier()
@@ -491,7 +492,7 @@ def write(
         "seconds": sum(row["seconds"] for row in history),
         "sites": len(sites.sites),
         "test_images": len(y),
-        "device": _processor(),
+        "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("gloro-lite", "torch", "numpy", "safetensors")}
         | {"python": platform.python_version(), "commit": _commit()},
@@ -539,15 +540,6 @@ def _commit() -> str | None:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores seen)"
-    return platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> dict:

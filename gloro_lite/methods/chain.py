@@ -79,7 +79,7 @@ class Stage(NamedTuple):
         return self.layer.bias.to(like).view(shape).expand(self.output_shape).flatten()
 
     def magnitude(self, x: Tensor) -> Tensor:
-        """|W| |x| + |b|, which rounding is measured by."""
+        """W x + b with the absolute values of all three: what rounding is measured by."""
         return self.linear(x.abs(), self.layer.weight.abs()) + self.bias(x).abs()
 
     def row_norms(self, like: Tensor) -> Tensor:

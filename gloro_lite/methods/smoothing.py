@@ -99,7 +99,7 @@ class Smoothed:
 
     @property
     def largest_radius(self) -> float:
-        """The radius where all samples agree, in input units: no certificate can be larger."""
+        """The radius where all samples agree, in input units. No certificate can be larger."""
         return self._radius(lower_confidence_bound(torch.tensor([self.samples]), self.samples, self.alpha)).item()
 
     def _radius(self, probability: Tensor) -> Tensor:

@@ -117,6 +117,10 @@ os.path.exists("data/asked.bin")  # and read by a library that is not written in
 os.path.exists("asked.toml")
 os.path.exists("<b>" + 999 * "no path")
 os.path.exists("\\0")
+try:
+    open("data/" + 300 * "x")
+except OSError:
+    pass
 Path(os.environ["GLORO_DATA"], "MNIST").is_dir()
 Path("_build").mkdir(exist_ok=True)
 Path("_build/written").write_text("x")

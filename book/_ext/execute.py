@@ -103,9 +103,12 @@ class Files:
             names = os.listdir(path) if path.is_dir() else []
             names = sorted(n for n in names if _is_input(name + n))
             return _digest("\0".join(names).encode())
-        if path.is_file():
-            return _digest(path.read_bytes())
-        return "folder" if path.is_dir() else "missing"
+        try:
+            if path.is_file():
+                return _digest(path.read_bytes())
+            return "folder" if path.is_dir() else "missing"
+        except OSError:
+            return "missing"  # or it cannot be read, or no file can have that name
 
 
 def _digest(content: bytes) -> str:
@@ -137,8 +140,6 @@ def _names(seen: list[tuple[str, str]]) -> list[str]:
     names = {"notebook": None, "requirements.lock": None}
     images = images_root().absolute()
     for kind, path in ((kind, Path(path)) for kind, path in seen):
-        if len(str(path)) > 1000:
-            continue  # IPython asks of an HTML text whether it is a file's name
         if path.is_relative_to(images):
             names[f"images: {path.relative_to(images).as_posix()}"] = None
         elif path.is_relative_to(ROOT) and path != ROOT:

@@ -11,8 +11,6 @@ import json
 import os
 import sys
 
-LONGEST = 255  # bytes of a name that a file can have
-
 _seen: dict[tuple[str, str], None] = {}
 _roots: tuple[str, ...] = ()
 
@@ -37,8 +35,6 @@ def _note(kind: str, path) -> None:
         full = os.path.abspath(os.fsdecode(path))
     except (OSError, ValueError):
         return  # whoever asked will be told
-    if any(len(part) > LONGEST for part in os.fsencode(full).split(b"/")):
-        return  # IPython looks up whatever it is to show as the name of a file
     if full.startswith(_roots):
         if full.endswith(".pyc"):
             full = importlib.util.source_from_cache(full)

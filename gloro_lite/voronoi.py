@@ -227,6 +227,23 @@ class SiteClassifier:
 
         Raises ValueError for points outside the box, for fewer than one candidate or rival.
         """
+        forms = self.certificates(x, epsilon, candidates=candidates, rivals=rivals, steps=steps, box=box)
+        return forms["cells" if box is None else "cells_in_box"]
+
+    def certificates(
+        self,
+        x: Tensor,
+        epsilon: float,
+        *,
+        candidates: int = 8,
+        rivals: int = 32,
+        steps: int = 50,
+        box: tuple[float, float] | None = None,
+    ) -> dict[str, Certificate]:
+        """What `certify_by_bisectors` and `certify_by_cells` give, as "bisectors" and "cells", by one comparison with all sites.
+
+        With a box there is also "cells_in_box". See `certify_by_cells` for the arguments and errors.
+        """
         if rivals < 1:
             raise ValueError(f"rivals is a number of sites, at least 1, not {rivals}")
         x = check_points(x, self.sites).detach()
@@ -241,8 +258,23 @@ class SiteClassifier:
             places = torch.arange(start, start + faces.shape[1]).expand(len(x), -1)
             best, order = torch.cat((best, faces), 1).topk(rivals + 1, dim=1, largest=False)
             index = torch.cat((index, places), 1).gather(1, order)
+        radii = {"bisectors": best[:, 0], "cells": self._cells(x, own, best, index, None, steps)}
+        if box is not None:
+            radii["cells_in_box"] = self._cells(x, own, best, index, box, steps)
+        return {form: certificate(prediction, radius.clamp_min(0), epsilon) for form, radius in radii.items()}
+
+    def _cells(
+        self,
+        x: Tensor,
+        own: tuple[Tensor, Tensor],
+        best: Tensor,
+        index: Tensor,
+        box: tuple[float, float] | None,
+        steps: int,
+    ) -> Tensor:
+        """The distance to the nearest cell, (b,), given the lowest bounds by bisectors, (b, rivals + 1), and whose they are."""
         radius = best[:, -1].clone()  # of all rivals whose cells are not looked at
-        for k in range(rivals):
+        for k in range(best.shape[1] - 1):
             # Where a tie or a wrong prediction leaves nothing to gain, or the bisectors alone exceed what is reached.
             todo = (best[:, k] > 0) & (best[:, k] < radius)
             bound = best[:, k].clone()
@@ -252,7 +284,7 @@ class SiteClassifier:
                     bound[rows], cell_distance(x[rows], self.sites, part, self.sites[index[rows, k]], box, steps)
                 )
             radius = torch.minimum(radius, bound)
-        return certificate(prediction, radius.clamp_min(0), epsilon)
+        return radius
 
     def _own(self, x: Tensor, prediction: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
         """The nearest sites of the predicted label, (b, candidates), and which of these places are filled."""

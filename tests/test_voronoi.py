@@ -309,6 +309,28 @@ def test_logits_are_half_distances():
     assert logits[0].tolist() == pytest.approx([0, -torch.inf, -2.5], abs=1e-6)
 
 
+@given(seed=st.integers(0, 10**6), dimension=st.integers(1, 40))
+def test_a_cell_of_one_bisector_is_rounded_down(seed, dimension):
+    """Between two sites the distance is known in fractions; the dual's own rounding must not exceed it."""
+    kind = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
+    sites, x = torch.randn(2, dimension, **kind), torch.randn(1, dimension, **kind)
+    c = SiteClassifier(sites, torch.tensor([0, 1])).certify_by_cells(x, 0.1)
+    p, q, at = (list(map(Fraction, row.tolist())) for row in (*sites, x[0]))
+    gap = sum((a - b) ** 2 for a, b in zip(at, q, strict=True)) - sum((a - b) ** 2 for a, b in zip(at, p, strict=True))
+    exact = gap**2 / (4 * sum((a - b) ** 2 for a, b in zip(p, q, strict=True)))
+    assert Fraction(c.radius.item()) ** 2 <= exact
+    assert c.radius.item() == pytest.approx(float(exact) ** 0.5, rel=1e-6, abs=1e-7)
+
+
+def test_rivals_that_are_not_looked_at_bound_the_radius_too():
+    kind = {"generator": torch.Generator().manual_seed(2), "dtype": torch.float64}
+    sites, x = torch.rand(120, 12, **kind), torch.rand(80, 12, **kind)
+    classifier = SiteClassifier(sites, torch.arange(120) % 3)
+    few, all_of_them = (classifier.certify_by_cells(x, 0.1, candidates=20, rivals=n, steps=300).radius for n in (1, 40))
+    assert (few <= all_of_them * (1 + 1e-9)).all() and (few < all_of_them * 0.999).any()
+    assert (few >= classifier.certify_by_bisectors(x, 0.1, candidates=20).radius * (1 - 1e-12)).all()
+
+
 def test_what_is_given_is_copied():
     sites, labels = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64), torch.tensor([0, 1])
     classifier, g = SiteClassifier(sites, labels), DecisionFaces(sites, labels)

@@ -238,7 +238,7 @@ class Settings:
     per_class: int = 400
     """sites for each class"""
     initial: str = "kmeans"
-    """where sites start: kmeans, or images"""
+    """what sites start from, kmeans or images"""
     loss: str = "hinge"
     """hinge or smooth"""
     target: float = 2.5

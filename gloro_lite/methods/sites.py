@@ -18,6 +18,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -455,8 +456,6 @@ def write(
 
     from safetensors.torch import save
 
-    from gloro_lite.train.results import device_name
-
     x, y = test.images(), test.y
     fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64) * settings.epsilon
     classifier = sites.classifier()
@@ -492,7 +491,7 @@ def write(
         "seconds": sum(row["seconds"] for row in history),
         "sites": len(sites.sites),
         "test_images": len(y),
-        "device": device_name(torch.device("cpu")),
+        "device": _processor(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("gloro-lite", "torch", "numpy", "safetensors")}
         | {"python": platform.python_version(), "commit": _commit()},
@@ -540,6 +539,14 @@ def _commit() -> str | None:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _processor() -> str:
+    """The processor's own name, for the record."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
+    return f"{models[0]} ({os.cpu_count()} cores seen)" if models else platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> dict:

@@ -27,7 +27,8 @@ def layers(net: GloroNet) -> list[dict]:
             f"the net has {count} parameters and {net.classes} classes: a browser redraws at most {MOST_PARAMETERS} "
             f"parameters and {MOST_CLASSES} classes fast enough; take narrower layers"
         )
-    return [_layer(layer) for layer in (*(layer for _, layer in net.body), net.head)]
+    # The program's layers: those that the table of margin constants was made from, checked with them.
+    return [_layer(node.layer) for node in net.program().nodes]
 
 
 def _layer(layer: nn.Module) -> dict:
@@ -40,7 +41,7 @@ def _layer(layer: nn.Module) -> dict:
 
 def weights(net: GloroNet) -> bytes:
     """Each linear layer's weights, row by row, then its biases: float32, little-endian."""
-    linear = [layer for _, layer in net.body if isinstance(layer, nn.Linear)] + [net.head]
+    linear = [node.layer for node in net.program().nodes if isinstance(node.layer, nn.Linear)]
     parts = []
     for layer in linear:
         bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias

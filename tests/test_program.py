@@ -214,7 +214,7 @@ def test_a_method_that_was_replaced_on_a_class_is_an_error(monkeypatch, cls, nam
 
 
 def test_a_compiler_at_work_elsewhere_in_the_process_is_no_hindrance():
-    """torch.compile replaces nn.Module.__init__ for good."""
+    """torch.compile replaces nn.Module.__init__ and __setstate__ for good."""
     torch.compile(nn.Sequential(nn.Linear(2, 2), MinMax()), backend="aot_eager")(torch.zeros(2, 2))
     assert two_layers().certify(torch.rand(3, 2)).label.shape == (3,)
 

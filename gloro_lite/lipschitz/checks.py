@@ -22,11 +22,11 @@ _METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    """The methods that a class defines itself, but for the one that only builds it, which torch.compile replaces."""
+    """The methods that a class defines itself, but for those that only build an instance, which torch.compile replaces."""
     return {
         name: value
         for name, value in vars(cls).items()
-        if (isinstance(value, _METHODS) or name == "__call__") and name != "__init__"
+        if (isinstance(value, _METHODS) or name == "__call__") and name not in ("__init__", "__setstate__")
     }
 
 

@@ -367,6 +367,7 @@ def test_certificates_are_of_one_state_while_another_thread_changes_the_weights(
     net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 5.0).eval()
     net.head.bias.data = torch.tensor([-50.0, 50.0])
     states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
+    net.head.weight.data.copy_(states[0])
     x, stop = torch.ones(1, 1), threading.Event()
 
     def change():

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -553,7 +554,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_results_of_every_format_are_read(tmp_path):
     """Format 1 said what the recipe had the network computed in; now that is recorded, and the recipe leaves the choice."""
-    old = json.loads((results.STORED / "mnist-1.58-first" / "seed-0" / "result.json").read_text())
+    old = json.loads((Path(__file__).parent / "formats" / "result-1.json").read_text())
     assert "format" not in old and "clean_weight" not in old["settings"]
     path = tmp_path / "result.json"
     path.write_text(json.dumps(old))

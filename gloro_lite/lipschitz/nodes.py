@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, raised
+from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up, raised
 
 Shape = tuple[int, ...]
 Bound = Tensor | float
@@ -147,6 +147,8 @@ def lengths(x: Tensor, number: Format) -> Tensor:
     """Upper bounds on the l2 lengths of x, (batch, ...), as float64 (batch,)."""
     flat = x.flatten(1)
     computed = torch.linalg.vector_norm(flat, dim=1).double()
+    if number == DOUBLE and len(computed) and computed.min() < 1e-140:
+        return length_up(flat)  # whose squares do not underflow
     # What underflows when it is squared is below the root of the smallest number.
     return computed * (1 + number.gamma(flat.shape[1] + 8)) + math.sqrt(flat.shape[1] * number.tiny)
 

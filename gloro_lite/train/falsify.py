@@ -22,7 +22,7 @@ from gloro_lite.net import GloroNet
 from gloro_lite.train.results import machine
 
 OUTPUT = home() / "falsification.json"
-RUNS = (("mnist-0.3/seed-0", 10_000), ("mnist-1.58/seed-0", 1000))
+RUNS = (("mnist-0.3/seed-0", 10_000), ("mnist-1.58/seed-0", 200))
 """Stored runs, and how many of their first test images are attacked."""
 BEYOND = (1.25, 1.5, 2.0)
 """Multiples of each image's radius at which the attack is let loose too, where it may succeed."""

@@ -47,7 +47,9 @@ class Progress:
 
 def _is_watched() -> bool:
     """Whether a bar that is redrawn can be seen: in a file each state of it would be kept."""
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    # A module that is loaded is no notebook yet: only the shell of a running kernel has one.
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def _bar(total: int, done: int):

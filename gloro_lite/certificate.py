@@ -17,9 +17,8 @@ GUARANTEES: tuple[Guarantee, ...] = ("exact", "deployed")
 
 - "exact": that of the network in real arithmetic, with exactly these weights, from exactly this input.
 - "deployed": that of the network as PyTorch runs it on a CPU in its own precision, at this input and at every input within the
-radius
-  that is a number of that precision. Sums may be taken in any order, with fused multiply-adds or without; no Winograd or Fourier
-  transforms, no products of reduced precision. It implies "exact".
+  radius that is a number of that precision. Sums may be taken in any order, with fused multiply-adds or without; no Winograd or
+  Fourier transforms, no products of reduced precision. It implies "exact".
 """
 
 

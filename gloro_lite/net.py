@@ -58,9 +58,8 @@ class GloroNet(nn.Module):
 
     Raises:
         UnknownLayerError: a layer without a Lipschitz bound.
-        NetworkError (a ValueError): a network that does not end in a Linear layer of two or more classes, an input shape that
-        it does
-            not take, hooks and replaced methods, and what else cannot be certified; says which layer, why and what to do.
+        NetworkError: a ValueError; a network that does not end in a Linear layer of two or more classes, an input shape that it
+            does not take, hooks and replaced methods, and what else cannot be certified; says which layer, why and what to do.
         ValueError: epsilon not positive and finite, iterations below 1.
     """
 

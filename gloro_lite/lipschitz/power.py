@@ -73,8 +73,7 @@ class TrainingBound(nn.Module):
 
     Args:
         layers: the module to bound, or its layers in order with their dotted names; they are read and not owned: their
-        parameters are
-            not registered here.
+            parameters are not registered here.
         input_shape: of one input, without the batch dimension.
     """
 

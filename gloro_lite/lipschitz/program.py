@@ -300,7 +300,7 @@ def upper_bound(module: nn.Module, input_shape: Shape) -> float:
 
     Raises:
         UnknownLayerError: a layer without a bound; says which and how to register one.
-        NetworkError (a ValueError): weights that are not finite, a layer in training mode that is then no fixed function, a wrong
+        NetworkError: a ValueError; weights that are not finite, a layer in training mode that is then no fixed function, a wrong
             shape, a hook or a replaced method.
     """
     return float(Program(module, input_shape).bound())

@@ -277,18 +277,28 @@ _PAPER = {
 _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-imagenet": 58}  # the paper's
 
 
+def _epochs(recipe: Recipe) -> int:
+    """Those of a recipe and of the runs that it goes on from."""
+    before = {first.name: first for first in (_FIRST, _CIFAR_FIRST)}
+    return recipe.epochs + (_epochs(before[recipe.initial]) if recipe.initial else 0)
+
+
 def _variants(ours: Recipe) -> list[Recipe]:
-    """The recipes of one row: ours; the paper's, its ReLU form, and its loss without TRADES; a standard net."""
+    """The recipes of one row: ours; the paper's; that for as many epochs as ours, its ReLU form, and its loss without TRADES; a
+    standard net."""
     change = dataclasses.replace
     # What the row decides, and nothing that is a choice of ours.
     row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon")}
     plain = {"constraint": "none", "optimizer": "adam"}
     paper = Recipe(**{"name": f"{ours.name}-paper", **row, **plain, "schedule": "exponential", **_PAPER[ours.name]})
+    # Its variants, and itself where it is longer, are compared at equal epochs.
+    epochs = _epochs(ours)
+    short = change(paper, name=f"{paper.name}-short", epochs=epochs) if epochs < paper.epochs else paper
     return [
         ours,
-        paper,
-        change(paper, name=f"{ours.name}-paper-relu", activation="relu"),
-        change(paper, name=f"{ours.name}-paper-ce", loss="cross_entropy"),
+        *dict.fromkeys((paper, short)),
+        change(short, name=f"{short.name}-relu", activation="relu"),
+        change(short, name=f"{short.name}-ce", loss="cross_entropy"),
         Recipe(
             name=f"{ours.name}-standard",
             **row,
@@ -318,8 +328,9 @@ _SUMMARIES = {
 }
 _SUFFIXES = {
     "-paper": "that row by the official scripts' settings",
-    "-paper-relu": "the same with ReLU, as the scripts have it",
-    "-paper-ce": "the same with cross-entropy in place of TRADES",
+    "-paper-short": "the same for as many epochs as our own",
+    "-relu": "the same with ReLU, as the scripts have it",
+    "-ce": "the same with cross-entropy in place of TRADES",
     "-standard": "a standard net for that row, to compare with",
 }
 

@@ -107,12 +107,12 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         "threads": torch.get_num_threads(),
         "compiled": run.compiled,
         "arithmetic": run.arithmetic._asdict(),
-        "versions": _versions(),
+        "versions": versions(),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "settings": dataclasses.asdict(recipe),
     }
     write_atomically(folder / "history.csv", _csv(run.history[0].keys(), (row.values() for row in run.history)))
-    _write_certificates(folder, certificate, test, result)
+    write_certificates(folder, certificate, test, result)
     return result
 
 
@@ -125,8 +125,8 @@ def recertify(folder: Path, net: GloroNet, test: Images) -> dict:
     result = read(folder / "result.json")
     certificate, proven = _certified(net, test, result["epsilon"])
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    result = {**result, **proven, "weights_sha256": digest, "certified": _versions()}
-    _write_certificates(folder, certificate, test, result)
+    result = {**result, **proven, "weights_sha256": digest, "certified": versions()}
+    write_certificates(folder, certificate, test, result)
     return result
 
 
@@ -147,7 +147,8 @@ def _certified(net: GloroNet, test: Images, epsilon: float) -> tuple[Certificate
     }
 
 
-def _write_certificates(folder: Path, certificate: Certificate, test: Images, result: dict) -> None:
+def write_certificates(folder: Path, certificate: Certificate, test: Images, result: dict) -> None:
+    """Write `certificates.csv`, a row an image, and then `result.json`."""
     labels = test.y.tolist()
     rows = zip(range(len(labels)), labels, certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
     write_atomically(folder / "certificates.csv", _csv(("index", "label", "prediction", "radius"), rows))
@@ -155,7 +156,8 @@ def _write_certificates(folder: Path, certificate: Certificate, test: Images, re
     write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def _versions() -> dict:
+def versions() -> dict:
+    """Of what decides a run's figures, for the record, with the commit."""
     packages = ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")
     return {name: version(name) for name in packages} | {"python": platform.python_version(), "commit": _commit()}
 

@@ -1,0 +1,222 @@
+"""The other methods on the paper's rows: trained, certified on test images, stored beside our own runs.
+
+    python -m gloro_lite.train.rivals lmt mnist-0.3 --epochs 60
+
+writes `data/results/<method>/<row>/seed-<n>`: `model.safetensors`, `certificates.csv` and `result.json`. What these methods say
+of a net is not what `data/checker` verifies, so their runs stand apart from the recipes'. Needs
+safetensors; smoothing needs scipy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gloro_lite import networks
+from gloro_lite.certificate import Certificate
+from gloro_lite.datasets.benchmarks import INFO, Benchmark, DataError, Images, load
+from gloro_lite.evaluate import vra_curve
+from gloro_lite.files import write_atomically
+from gloro_lite.methods import bcp, kw, lmt, smoothing
+from gloro_lite.train import results
+from gloro_lite.train.recipes import Recipe, find
+from gloro_lite.train.trainer import pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a rival is trained and certified. Epsilons are l2 radii in pixel units of images in [0, 1]."""
+
+    method: str
+    row: str
+    network: str
+    epsilon: float
+    train_epsilon: float
+    epochs: int = 60
+    rate: float = 1e-3
+    batch_size: int = 256
+    sigma: float = 0.0
+    samples: int = 10_000
+    train_images: int = 0
+    test_images: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; not {self.method!r}")
+        if (self.method == "smoothing") != (self.sigma > 0):
+            raise ValueError("smoothing, and nothing else, takes --sigma: the noise's standard deviation, greater than 0")
+        for field in ("train_images", "test_images"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must be a count, or 0 for all; not {getattr(self, field)}")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One method: the activation that its bound is made for, how it trains a network, and how it certifies images with it."""
+
+    activation: str
+    fit: Callable[[nn.Sequential, tuple[int, ...], tuple[Tensor, Tensor], Settings, int], list[float]]
+    certify: Callable[[nn.Sequential, tuple[int, ...], Tensor, Settings, int], Certificate]
+
+
+def _common(settings: Settings, seed: int) -> dict[str, Any]:
+    return {"epochs": settings.epochs, "rate": settings.rate, "batch_size": settings.batch_size, "seed": seed}
+
+
+def _fit_lmt(network, shape, train, settings, seed):
+    net = lmt.net(network, shape, settings.epsilon)
+    return lmt.fit(net, train, train_epsilon=settings.train_epsilon, **_common(settings, seed))
+
+
+def _fit_smoothing(network, shape, train, settings, seed):
+    return smoothing.fit(network, train, settings.sigma, **_common(settings, seed))
+
+
+def _certify_smoothing(network, shape, x, settings, seed):
+    voter = smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
+    return voter.certify(x, settings.epsilon)
+
+
+METHODS: dict[str, Rival] = {
+    "lmt": Rival(
+        "minmax",
+        _fit_lmt,
+        lambda network, shape, x, settings, seed: lmt.net(network, shape, settings.epsilon).eval().certify(x, settings.epsilon),
+    ),
+    "bcp": Rival(
+        "relu",
+        lambda network, shape, train, settings, seed: bcp.fit(
+            network, shape, train, settings.train_epsilon, **_common(settings, seed)
+        ),
+        lambda network, shape, x, settings, seed: bcp.certify(network, shape, x, settings.epsilon),
+    ),
+    "kw": Rival(
+        "relu",
+        lambda network, shape, train, settings, seed: kw.fit(
+            network, shape, train, settings.train_epsilon, **_common(settings, seed)
+        ),
+        lambda network, shape, x, settings, seed: kw.certify(network, shape, x, settings.epsilon),
+    ),
+    "smoothing": Rival("relu", _fit_smoothing, _certify_smoothing),
+}
+"""Every rival, by name."""
+
+
+def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, seed: int = 0, chunk: int = 250) -> dict[str, Any]:
+    """Train one rival and certify the first test images, once; returns what is in `result.json`.
+
+    Args:
+        recipe: of the row; it names the data.
+        chunk: test images that are certified at a time.
+
+    Raises ValueError for a network that the method cannot take, with the layer and the reason, before anything is trained.
+    """
+    from safetensors.torch import save
+
+    rival, shape = METHODS[settings.method], INFO[recipe.dataset].shape
+    network = networks.build(
+        settings.network, shape, INFO[recipe.dataset].classes, activation=rival.activation, initialisation="orthogonal", seed=seed
+    )
+    train, test = (
+        _first(part, count) for part, count in ((data.train, settings.train_images), (data.test, settings.test_images))
+    )
+    start = time.perf_counter()
+    history = rival.fit(network, shape, (pixels(train.x), train.y), settings, seed)
+    trained = time.perf_counter()
+    parts = [rival.certify(network, shape, pixels(part), settings, seed) for part in test.x.split(chunk)]
+    done = time.perf_counter()
+    certificate = Certificate(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")), parts[0].guarantee
+    )
+    fractions = torch.tensor(results.EPSILON_FRACTIONS, dtype=torch.float64) * settings.epsilon
+    curve = vra_curve(certificate, test.y, fractions).tolist()
+    weights = save({name: value.detach().contiguous() for name, value in network.state_dict().items()}, {"format": "pt"})
+    result = {
+        "recipe": f"{settings.method}/{settings.row}",
+        "method": settings.method,
+        "seed": seed,
+        "epsilon": settings.epsilon,
+        "test_accuracy": (certificate.prediction == test.y).double().mean().item(),
+        "test_vra": (certificate.label == test.y).double().mean().item(),
+        "vra_at": {repr(round(e, 6)): vra for e, vra in zip(fractions.tolist(), curve, strict=True)},
+        "guarantee": certificate.guarantee,
+        "test_images": len(test.y),
+        "train_images": len(train.y),
+        "epochs": settings.epochs,
+        "losses": history,
+        "seconds_per_epoch": (trained - start) / settings.epochs,
+        "certify_seconds_per_image": (done - trained) / len(test.y),
+        **results.machine(torch.device("cpu")),
+        "versions": results.versions(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "data_sha256": results.data_digest(test),
+        "settings": dataclasses.asdict(settings),
+    }
+    write_atomically(folder / "model.safetensors", weights)
+    results.write_certificates(folder, certificate, test, result)
+    return result
+
+
+def _first(images: Images, count: int) -> Images:
+    return images if not count else Images(images.x[:count], images.y[:count])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.rivals", description=__doc__.partition("\n")[0])
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("row", help="the recipe whose data, network and epsilons are taken: mnist-0.3 say")
+    parser.add_argument("--network", help="another network, in the notation of the recipes")
+    for field, meaning in _OPTIONS.items():
+        default = Settings.__dataclass_fields__[field].default
+        parser.add_argument(
+            "--" + field.replace("_", "-"), type=type(default), default=default, help=f"{meaning} (default: {default})"
+        )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
+    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    given = parser.parse_args(arguments)
+    try:
+        recipe = find(given.row)
+        settings = Settings(
+            method=given.method,
+            row=given.row,
+            network=given.network or recipe.network,
+            epsilon=recipe.epsilon,
+            train_epsilon=recipe.train_epsilon,
+            **{field: getattr(given, field) for field in _OPTIONS},
+        )
+        folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
+        if (folder / "result.json").exists():
+            raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        result = run(settings, recipe, load(recipe.dataset, given.data), folder, seed=given.seed)
+    except (ValueError, OSError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
+    return 0
+
+
+_OPTIONS = {
+    "epochs": "passes over the training images",
+    "rate": "peak learning rate of Adam",
+    "batch_size": "images a step",
+    "sigma": "standard deviation of smoothing's noise, in pixel units",
+    "samples": "noisy copies of an image for smoothing's confidence bound",
+    "train_images": "train on the first so many; 0 for all",
+    "test_images": "certify the first so many; 0 for all",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

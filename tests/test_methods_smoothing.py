@@ -159,5 +159,5 @@ def test_training_with_noise_serves_the_vote():
         smoothing.fit(network, (x, y), -1.0)
     with pytest.raises(ValueError, match="epochs"):
         smoothing.fit(network, (x, y), 0.5, epochs=0)
-    with pytest.raises(ValueError, match="smaller rate"):
+    with pytest.raises(ValueError, match="inputs that are NaN"):
         smoothing.fit(network, (x * math.nan, y), 0.5, epochs=1)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import gloro_lite
 from gloro_lite import stored
 from gloro_lite.cli import cards, images, main
-from gloro_lite.cli.certify import radius
+from gloro_lite.cli.arguments import radius
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)

@@ -125,7 +125,7 @@ def test_training_raises_what_is_certified():
     network = dense(2, 16, 16, 2, scale=0.3)
     training_raises_what_is_certified(
         network,
-        lambda data: bcp.fit(network, (2,), data, 0.12, epochs=30, rate=0.02),
+        lambda data: bcp.fit(network, (2,), data, 0.12, epochs=30, learning_rate=0.02),
         lambda x: bcp.certify(network, (2,), x, 0.1),
     )
 

@@ -89,7 +89,7 @@ def test_training_raises_what_is_certified():
     network = dense(2, 12, 12, 2, scale=0.3)
     training_raises_what_is_certified(
         network,
-        lambda data: kw.fit(network, (2,), data, 0.12, epochs=20, rate=0.02),
+        lambda data: kw.fit(network, (2,), data, 0.12, epochs=20, learning_rate=0.02),
         lambda x: kw.certify(network, (2,), x, 0.1, steps=4),
     )
 

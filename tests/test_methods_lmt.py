@@ -81,7 +81,7 @@ def test_trains_a_net_that_is_certified_and_not_broken():
     x, y = points.moons(200)
     torch.manual_seed(0)
     net = lmt.net(minmax(2, 32, 32, 2), (2,), 0.1)
-    history = lmt.fit(net, (x, y), epochs=40, rate=0.02)
+    history = lmt.fit(net, (x, y), epochs=40, learning_rate=0.02)
     assert history[-1] < history[0] and not net.training
     report = evaluate(net, x, y)
     assert report.accuracy > 0.9 and report.vra > 0.6

@@ -106,7 +106,7 @@ def test_convolutions_are_taken_as_they_are(activation):
 def test_it_adds_to_a_trained_net_and_leaves_what_was_certified():
     x, y = points.moons(150)
     net = GloroNet(dense(2, 16, 16, 2, scale=0.3, activation=MinMax), (2,), 0.15)
-    fit(net, (x, y), epochs=30, rate=0.02, progress=False)
+    fit(net, (x, y), epochs=30, learning_rate=0.02, progress=False)
     known, c = net.certify(x), local.certify(net, x)
     certified = known.label >= 0
     assert certified.any() and torch.equal(c.radius[certified], known.radius[certified])

@@ -150,7 +150,7 @@ def test_training_with_noise_serves_the_vote():
     for sigma in (0.0, 0.5):
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
-        history = smoothing.fit(network, (x, y), sigma, epochs=30, rate=0.02)
+        history = smoothing.fit(network, (x, y), sigma, epochs=30, learning_rate=0.02)
         assert history[-1] < history[0] and not network.training
         noisy = x.repeat(20, 1) + 0.5 * torch.randn(4000, 2)
         accuracy[sigma] = (network(noisy).argmax(dim=1) == y.repeat(20)).float().mean().item()

@@ -186,16 +186,16 @@ def fit(
     epsilon: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
-    iterations: int = 1,
+    power_iterations: int = 1,
     seed: int = 0,
 ) -> list[float]:
     """Train with `loss`, by Adam, a warm-up and cosine rate; epsilon and the weight of the worst logits grow over the first half.
 
     Args:
         epsilon: the training epsilon, at the end.
-        iterations: power iterations for each step.
+        power_iterations: for each step.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
@@ -204,7 +204,7 @@ def fit(
     bound = TrainingBound(network, input_shape)
 
     def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
-        norms = bound.norms(iterations)
+        norms = bound.norms(power_iterations)
         now = [norms[stage.name] for stage in layers]
         return loss(layers, now, x, y, epsilon * growing_epsilon(done), min(1.0, 2 * done))
 
@@ -214,7 +214,7 @@ def fit(
         network.parameters(),
         train,
         epochs=epochs,
-        rate=rate,
+        learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
         before_epoch=bound.converge,

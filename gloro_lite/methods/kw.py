@@ -192,7 +192,7 @@ def fit(
     epsilon: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -211,7 +211,7 @@ def fit(
         network.parameters(),
         train,
         epochs=epochs,
-        rate=rate,
+        learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
     )

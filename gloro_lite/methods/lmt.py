@@ -20,12 +20,12 @@ from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.net import GloroNet
 
 
-def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, iterations: int = 1) -> GloroNet:
+def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, power_iterations: int = 1) -> GloroNet:
     """A GloRo Net whose margin constants are LMT's, sqrt(2) K for each pair: `network` before a fixed identity.
 
     Args:
         network: ends in the nn.Linear that gives the logits.
-        input_shape, epsilon, iterations: see `GloroNet`.
+        input_shape, epsilon, power_iterations: see `GloroNet`.
 
     Raises what `GloroNet` raises.
     """
@@ -36,7 +36,7 @@ def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *,
     with torch.no_grad():
         identity.weight.copy_(torch.eye(last.out_features))
     identity.requires_grad_(False)
-    return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, iterations=iterations)
+    return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, power_iterations=power_iterations)
 
 
 def loss(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def fit(
     *,
     epochs: int = 50,
     train_epsilon: float | None = None,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -67,7 +67,7 @@ def fit(
         net: from this module's `net`.
         train: inputs ``(n, *net.input_shape)`` and labels (n,).
         train_epsilon: the epsilon that training ends with; the net's own by default.
-        rate: peak learning rate.
+        learning_rate: peak learning rate.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
@@ -78,7 +78,7 @@ def fit(
         net.parameters(),
         train,
         epochs=epochs,
-        rate=rate,
+        learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
         before_epoch=net.converge,

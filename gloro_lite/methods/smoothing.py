@@ -177,7 +177,7 @@ def fit(
     sigma: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -187,7 +187,7 @@ def fit(
         network: maps (batch, ...) to logits; left in eval mode.
         train: inputs (n, ...) and labels (n,).
         sigma: of the smoothing that follows; 0 trains without noise.
-        rate: peak learning rate, of a warm-up and a cosine.
+        learning_rate: peak learning rate, of a warm-up and a cosine.
 
     Returns: the mean loss of each epoch. Raises ValueError for a negative sigma, and as `gloro_lite.fit.minimise` does.
     """
@@ -205,7 +205,7 @@ def fit(
         network.parameters(),
         train,
         epochs=epochs,
-        rate=rate,
+        learning_rate=learning_rate,
         batch_size=batch_size,
         generator=generator,
     )

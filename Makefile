@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# A process for each core, and no more than memory has room for. The pages are tested by one: a browser takes several cores itself.
+SPREAD := -n auto --maxprocesses 4
 
 .PHONY: help setup book notebooks lab lint check test links cards bench picture serve clean lock
 
@@ -53,10 +55,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint
-	$(BIN)/python -m pytest tests -q -m "not slow and not browser and not data"
+	$(BIN)/python -m pytest tests --ignore tests/book -q $(SPREAD) -m "not slow and not browser and not data"
 
 test: lint
-	$(BIN)/python -m pytest tests --ignore tests/book
+	$(BIN)/python -m pytest tests --ignore tests/book $(SPREAD)
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/book
 

@@ -18,7 +18,7 @@ class Report(NamedTuple):
         accuracy: predicted correctly.
         vra: predicted correctly and certified at epsilon: verified-robust accuracy.
         rejected: given bottom.
-        radius: the median certified radius, in input units, where a wrong prediction counts as 0.
+        median_radius: the median certified radius, in input units, where a wrong prediction counts as 0.
         epsilon: the l2 radius of `vra` and `rejected`.
         lipschitz: the largest certified margin constant K_ij.
     """
@@ -26,7 +26,7 @@ class Report(NamedTuple):
     accuracy: float
     vra: float
     rejected: float
-    radius: float
+    median_radius: float
     epsilon: float
     lipschitz: float
 
@@ -64,7 +64,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
         accuracy=correct.double().mean().item(),
         vra=(c.label == y).double().mean().item(),
         rejected=(c.label == BOTTOM).double().mean().item(),
-        radius=c.radius.where(correct, 0.0).median().item(),
+        median_radius=c.radius.where(correct, 0.0).median().item(),
         epsilon=epsilon,
         lipschitz=net.margin_constants().max().item(),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
@@ -26,7 +26,7 @@ class Epoch(NamedTuple):
     lipschitz: float
     """The largest margin constant K_ij, by the training bound."""
     epsilon: float
-    rate: float
+    learning_rate: float
 
 
 def warmup_then_cosine(progress: float, warmup: float = 0.1) -> float:
@@ -41,6 +41,61 @@ def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) ->
     return start ** (1 - min(progress / growth, 1.0))
 
 
+def minimise(
+    loss: Callable[[Tensor, Tensor, float], Tensor],
+    parameters: Iterable[nn.Parameter],
+    train: tuple[Tensor, Tensor],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    generator: torch.Generator,
+    before_epoch: Callable[[], object] = lambda: None,
+) -> Iterator[float]:
+    """The loop under every training here: Adam on batches in random order, with a warm-up and cosine rate.
+
+    Args:
+        loss: of inputs (batch, ...), labels (batch,) and the fraction of training that is done, to a scalar mean.
+        parameters: what moves.
+        train: inputs (n, ...) and labels (n,).
+        learning_rate: peak learning rate.
+        generator: draws the order, on the inputs' device.
+        before_epoch: called at the start of each epoch, to converge a power iteration, say.
+
+    Yields: the mean loss of each epoch, after its last step.
+
+    Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, and inputs or a loss that are not finite.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
+    x, y = train
+    if not len(x) or y.shape != (len(x),):
+        raise ValueError(f"train must hold at least one input and a label for each, not {len(x)} and labels of {tuple(y.shape)}")
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    steps = math.ceil(len(x) / batch_size)
+    for epoch in range(epochs):
+        before_epoch()
+        total = 0.0
+        order = torch.randperm(len(x), generator=generator, device=generator.device)
+        for step, rows in enumerate(order.split(batch_size)):
+            done = (epoch + (step + 1) / steps) / epochs
+            optimizer.param_groups[0]["lr"] = learning_rate * warmup_then_cosine(done)
+            value = loss(x[rows], y[rows], done)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+            if not math.isfinite(total):
+                if not x.isfinite().all():
+                    raise ValueError("train holds inputs that are NaN or infinite")
+                raise ValueError(
+                    f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller learning_rate than {learning_rate}"
+                )
+        yield total / len(x)
+
+
 def fit(
     net: GloroNet,
     train: tuple[Tensor, Tensor],
@@ -50,7 +105,7 @@ def fit(
     loss: str = "cross_entropy",
     weight: float = 1.0,
     train_epsilon: float | None = None,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -61,9 +116,9 @@ def fit(
     Args:
         train, validation: inputs ``(n, *net.input_shape)`` and labels (n,).
         loss: one of `gloro_lite.losses.LOSSES`; "standard" trains without bottom.
-        weight: lambda of "trades", q of "generalised".
+        weight: lambda of "trades", q of "gce".
         train_epsilon: the epsilon that training ends with; the net's own by default. A little more than that helps.
-        rate: peak learning rate.
+        learning_rate: peak learning rate.
         seed: of the order of the batches. (Seed torch before the network is built for its weights.)
         progress: show a progress bar if tqdm is there.
         on_epoch: called after each epoch, to take snapshots, say.
@@ -73,12 +128,7 @@ def fit(
     Raises ValueError for an unknown loss or a weight that it does not take, no epochs, labels that are no classes, images in
     0..255, and inputs or a loss that are not finite (with the step).
     """
-    x, y = train
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     losses.check(loss, weight)
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate must be a finite number greater than 0, not {rate}")
     for name, (inputs, labels) in (("train", train), ("validation", validation or train)):
         if not len(inputs):
             raise ValueError(f"{name} must hold at least one input")
@@ -88,30 +138,32 @@ def fit(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
-    steps = math.ceil(len(x) / batch_size)
-    history = []
-    bar = _progress_bar(epochs, progress)
-    for epoch in range(epochs):
+
+    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+        constants = None if loss == "standard" else net.estimate()
+        return losses.by_name(loss, net.logits(x), y, constants, goal * growing_epsilon(done), weight)
+
+    def ready() -> None:
         net.train()
         net.converge()
-        total = 0.0
-        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-            done = (epoch + (step + 1) / steps) / epochs
-            epsilon = goal * growing_epsilon(done)
-            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
-            constants = None if loss == "standard" else net.estimate()
-            value = losses.by_name(loss, net.logits(x[rows]), y[rows], constants, epsilon, weight)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(rows)
-            if not math.isfinite(total):
-                if not x.isfinite().all():
-                    raise ValueError("train holds inputs that are NaN or infinite")
-                raise ValueError(f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller rate than {rate}")
-        record = _evaluate(net, validation or train, epoch, total / len(x), epsilon, optimizer.param_groups[0]["lr"])
+
+    means = minimise(
+        of_batch,
+        net.parameters(),
+        train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        before_epoch=ready,
+    )
+    history: list[Epoch] = []
+    bar = _progress_bar(epochs, progress)
+    for epoch, mean in enumerate(means):
+        done = (epoch + 1) / epochs
+        record = _evaluate(
+            net, validation or train, epoch, mean, goal * growing_epsilon(done), learning_rate * warmup_then_cosine(done)
+        )
         history.append(record)
         if on_epoch is not None:
             on_epoch(net, record)
@@ -123,7 +175,7 @@ def fit(
 
 
 @torch.no_grad()
-def _evaluate(net: GloroNet, data: tuple[Tensor, Tensor], epoch: int, loss: float, epsilon: float, rate: float) -> Epoch:
+def _evaluate(net: GloroNet, data: tuple[Tensor, Tensor], epoch: int, loss: float, epsilon: float, learning_rate: float) -> Epoch:
     net.converge()
     net.eval()  # batch norm and dropout as they will be
     x, y = data
@@ -131,7 +183,9 @@ def _evaluate(net: GloroNet, data: tuple[Tensor, Tensor], epoch: int, loss: floa
     logits = net.logits(x)
     right = logits.argmax(dim=1) == y
     verified = right & (certified_radius(logits, constants) > net.epsilon)
-    return Epoch(epoch, loss, right.float().mean().item(), verified.float().mean().item(), constants.max().item(), epsilon, rate)
+    return Epoch(
+        epoch, loss, right.float().mean().item(), verified.float().mean().item(), constants.max().item(), epsilon, learning_rate
+    )
 
 
 class _NoBar:

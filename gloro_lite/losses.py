@@ -29,7 +29,7 @@ def by_name(
         labels: (batch,).
         constants: (classes, classes), see `gloro_lite.bottom.margin_constants`; "standard" does not look at it.
         epsilon: the training epsilon, in input units.
-        weight: lambda of "trades" and "trades_ce", q of "generalised".
+        weight: lambda of "trades" and "trades_ce", q of "gce".
         clean_weight: of the cross-entropy of the logits without bottom, which is added.
 
     Raises ValueError for another name.
@@ -43,7 +43,7 @@ def check(name: str, weight: float = 1.0, clean_weight: float = 0.0) -> None:
     """Raise ValueError unless `by_name` takes this name and these weights."""
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; not {name!r}")
-    if not 0 <= weight < math.inf or (name == "generalised" and weight > 1):
+    if not 0 <= weight < math.inf or (name == "gce" and weight > 1):
         raise ValueError(
             "the weight of the loss must be finite and at least 0, and at most 1 where it is the q of the generalised loss; "
             f"not {weight}"
@@ -124,7 +124,7 @@ def _on_outputs(loss: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[...
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "standard": lambda logits, labels, constants, epsilon, weight: F.cross_entropy(logits, labels),
     "cross_entropy": _on_outputs(lambda outputs, labels, weight: cross_entropy(outputs, labels)),
-    "generalised": _on_outputs(generalised_cross_entropy),
+    "gce": _on_outputs(generalised_cross_entropy),
     "trades": _on_outputs(trades),
     "trades_ce": _on_outputs(lambda outputs, labels, weight: trades(outputs, labels, weight, "ce")),
     "emma": lambda logits, labels, constants, epsilon, weight: emma(logits, labels, constants, epsilon),

@@ -54,13 +54,13 @@ class GloroNet(nn.Module):
         input_shape: the shape of one input, without the batch dimension.
         epsilon: the l2 radius to be robust at, in input units.
         tight: K_ij = ||w_j - w_i|| K for each pair of classes; False for the paper's K_i + K_j.
-        iterations: power iterations for each training step.
+        power_iterations: power iterations for each training step.
 
     Raises:
         UnknownLayerError: a layer without a Lipschitz bound.
         NetworkError: a ValueError; a network that does not end in a Linear layer of two or more classes, an input shape that it
             does not take, hooks and replaced methods, and what else cannot be certified; says which layer, why and what to do.
-        ValueError: epsilon not positive and finite, iterations below 1.
+        ValueError: epsilon not positive and finite, power_iterations below 1.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class GloroNet(nn.Module):
         epsilon: float,
         *,
         tight: bool = True,
-        iterations: int = 1,
+        power_iterations: int = 1,
     ):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {iterations}")
+        if power_iterations < 1:
+            raise ValueError(f"power_iterations must be at least 1, not {power_iterations}")
         self.input_shape = tuple(int(side) for side in input_shape)
         self.network = network
         self.epsilon = epsilon
         self.tight = tight
-        self.iterations = iterations
+        self.power_iterations = power_iterations
         _check_classifier(walk(network, self.input_shape, trained=True), _layers(network))
         self.training_bound = TrainingBound(self.body, self.input_shape)
         self._program: tuple[Program, _Head, bool] | None = None
@@ -123,7 +123,7 @@ class GloroNet(nn.Module):
     def estimate(self) -> Tensor:
         """The table of margin constants by the training bound, (classes, classes), differentiable. It certifies nothing."""
         self.training_bound.follow(self.body, self.input_shape)
-        body = self.training_bound(self.iterations)
+        body = self.training_bound(self.power_iterations)
         with full_precision(self.head.weight.device):
             return margin_constants(self.head.weight, body, tight=self.tight)
 

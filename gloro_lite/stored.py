@@ -16,6 +16,41 @@ CHECKOUT = Path(__file__).parents[1] / "data" / "results"
 PACKAGED = Path(__file__).parent / "weights"
 """Where an installed wheel keeps the runs that are small enough to travel with it, in the same layout."""
 
+FORMAT = 3
+"""Of `result.json`. `migrated` knows those before it."""
+
+_RENAMED = {
+    "rate": "learning_rate",
+    "head_rate": "head_learning_rate",
+    "rate_end": "final_learning_rate",
+    "average": "ema_decay",
+    "iterations": "power_iterations",
+    "initial": "init_from",
+}
+"""Settings of a recipe that had other names up to format 2."""
+
+
+def renamed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe, all or some, as of any format, by the names that they have in this one."""
+    settings = {_RENAMED.get(name, name): value for name, value in settings.items()}
+    return settings | {"loss": "gce"} if settings.get("loss") == "generalised" else settings
+
+
+def migrated(result: dict[str, Any]) -> dict[str, Any]:
+    """What a `result.json` of any format up to `FORMAT` says, in that one. What a format did not record is left out.
+
+    Raises ValueError for a later format, and KeyError, TypeError or AttributeError for what is no result of a run.
+    """
+    version = result.get("format", 1)
+    if version > FORMAT:
+        raise ValueError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}")
+    if version == 1:
+        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
+        settings = {"clean_weight": 0.0, "initial": "", **result["settings"]}
+        arithmetic = {"network": settings["precision"], "orthogonalisation": "bfloat16"}
+        result = {**result, "settings": settings | {"precision": "auto"}, "arithmetic": arithmetic}
+    return {**result, "format": FORMAT, "settings": renamed(result["settings"])}
+
 
 def names() -> list[str]:
     """The stored nets of this installation. In a checkout, all of `data/results`; in an installed wheel, the small ones."""
@@ -55,12 +90,15 @@ def folder(run: str | Path) -> Path:
 
 
 def record(run: str | Path) -> dict[str, Any]:
-    """What `result.json` says of a run. Raises FileNotFoundError as `folder` does, and ValueError for what is no such record."""
+    """What `result.json` says of a run, in the format of today.
+
+    Raises FileNotFoundError as `folder` does, and ValueError for what is no such record.
+    """
     path = folder(run) / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = migrated(json.loads(path.read_text(encoding="utf-8")))
         known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise ValueError(f"{path} is damaged or no record of a run on {', '.join(INFO)}: train it again or take the file anew")

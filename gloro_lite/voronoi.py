@@ -8,6 +8,7 @@ count their rounding: a radius or a distance is never above the true one. `gloro
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import torch
@@ -196,11 +197,8 @@ class SiteClassifier:
         """
         x = check_points(x, self.sites).detach()
         prediction = sum(self._nearest(x)).argmin(dim=1)
-        radius = torch.full((len(x),), torch.inf, dtype=torch.float64)
-        for start, faces in self._faces(x, prediction, self._own(x, prediction, candidates)):
-            faces[self.labels[start : start + self.chunk] == prediction[:, None]] = torch.inf
-            radius = torch.minimum(radius, faces.amin(dim=1))
-        return certificate(prediction, radius.clamp_min(0), epsilon)
+        radius, _ = _lowest(self._faces(x, prediction, self._own(x, prediction, candidates)), len(x), 1)
+        return certificate(prediction, radius[:, 0].clamp_min(0), epsilon)
 
     def certify_by_cells(
         self,
@@ -251,13 +249,7 @@ class SiteClassifier:
         prediction = sum(self._nearest(x)).argmin(dim=1)
         own = self._own(x, prediction, candidates)
         # The rivals + 1 lowest bounds by bisectors, and whose they are.
-        best = torch.full((len(x), rivals + 1), torch.inf, dtype=torch.float64)
-        index = torch.zeros(len(x), rivals + 1, dtype=torch.int64)
-        for start, faces in self._faces(x, prediction, own):
-            faces[self.labels[start : start + self.chunk] == prediction[:, None]] = torch.inf
-            places = torch.arange(start, start + faces.shape[1]).expand(len(x), -1)
-            best, order = torch.cat((best, faces), 1).topk(rivals + 1, dim=1, largest=False)
-            index = torch.cat((index, places), 1).gather(1, order)
+        best, index = _lowest(self._faces(x, prediction, own), len(x), rivals + 1)
         radii = {"bisectors": best[:, 0], "cells": self._cells(x, own, best, index, None, steps)}
         if box is not None:
             radii["cells_in_box"] = self._cells(x, own, best, index, box, steps)
@@ -291,18 +283,21 @@ class SiteClassifier:
         if candidates < 1:
             raise ValueError(f"candidates is a number of sites, at least 1, not {candidates}")
         candidates = min(candidates, int(self.labels.bincount().max()))
-        best = torch.full((len(x), candidates), torch.inf, dtype=torch.float64)
-        index = torch.zeros(len(x), candidates, dtype=torch.int64)
-        for start in range(0, len(self.sites), self.chunk):
-            squared, _ = self._squared(x, start)
-            squared[self.labels[start : start + self.chunk] != prediction[:, None]] = torch.inf
-            places = torch.arange(start, start + squared.shape[1]).expand(len(x), -1)
-            best, order = torch.cat((best, squared), 1).topk(candidates, dim=1, largest=False)
-            index = torch.cat((index, places), 1).gather(1, order)
+
+        def squared() -> Iterator[tuple[int, Tensor]]:
+            for start in range(0, len(self.sites), self.chunk):
+                distances, _ = self._squared(x, start)
+                distances[self.labels[start : start + self.chunk] != prediction[:, None]] = torch.inf
+                yield start, distances
+
+        best, index = _lowest(squared(), len(x), candidates)
         return index, best.isfinite()
 
-    def _faces(self, x: Tensor, prediction: Tensor, own: tuple[Tensor, Tensor]):
-        """For each chunk its start and, (b, chunk), x's distance to the cell of each of its sites by bisectors, from below."""
+    def _faces(self, x: Tensor, prediction: Tensor, own: tuple[Tensor, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """For each chunk its start and, (b, chunk), x's distance to the cell of each of its sites by bisectors, from below.
+
+        Infinite for sites of the predicted label.
+        """
         index, filled = own
         for start in range(0, len(self.sites), self.chunk):
             to_q, error_q = self._squared(x, start)
@@ -318,7 +313,23 @@ class SiteClassifier:
                 error = error_q + (x.shape[1] + 8) * (_UNIT * (to_q.abs() + to_p) + _TINY)
                 faces = (to_q - to_p - error) / (2 * width) * (1 - 8 * _UNIT)
                 largest = torch.maximum(largest, faces.where(filled[:, k, None], -torch.inf))
+            largest[self.labels[start : start + self.chunk] == prediction[:, None]] = torch.inf
             yield start, largest
+
+
+def _lowest(chunks: Iterable[tuple[int, Tensor]], rows: int, count: int) -> tuple[Tensor, Tensor]:
+    """The lowest values of each row over all chunks, (rows, count) in order, and their columns; infinite where there are fewer.
+
+    Args:
+        chunks: the first column of each, and its values, (rows, columns).
+    """
+    best = torch.full((rows, count), torch.inf, dtype=torch.float64)
+    index = torch.zeros(rows, count, dtype=torch.int64)
+    for start, values in chunks:
+        places = torch.arange(start, start + values.shape[1]).expand(rows, -1)
+        best, order = torch.cat((best, values), 1).topk(count, dim=1, largest=False)
+        index = torch.cat((index, places), 1).gather(1, order)
+    return best, index
 
 
 def _check_box(x: Tensor, box: tuple[float, float] | None) -> None:

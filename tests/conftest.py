@@ -1,6 +1,9 @@
 """Every test starts from the same seeds, and hypothesis draws the same examples each time. Tests of pages are `browser`."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start: `make test` runs a test on each core
 
 import pytest
 import torch

@@ -535,7 +535,7 @@ TAMPERED = {
     "the VRA at another epsilon": (edit_result("vra_at", "0.03", to=lambda v: v + 1 / 12), r"result.json, vra_at 0.03: "),
     "an epsilon": (edit_result("epsilon", to=1e-4), r"result.json, settings.epsilon: 0.02 is claimed, 0.0001"),
     "the guarantee": (edit_result("guarantee", to="deployed"), r"result.json, guarantee: 'deployed'"),
-    "the format": (drop("format"), r"result.json, format: None is claimed, 2 is true"),
+    "the format": (drop("format"), r"result.json, format: None is claimed, 2 or 3 is true"),
     "the images' digest": (edit_result("data_sha256", to="0" * 64), r"result.json, data_sha256"),
     "a pixel": (pixel, r"result.json, data_sha256"),
     "a label of the data": (label_of_the_data, r"certificates.csv, row 9: label"),
@@ -746,7 +746,7 @@ def test_exit_codes(case, tmp_path):
     ]:
         done = command(*arguments)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done
-    for key, value in (("format", 3), ("settings", {"sites": 100})):
+    for key, value in (("format", 4), ("settings", {"sites": 100})):
         result = case.result()
         (case.folder / "result.json").write_text(json.dumps(result | {key: value}))
         done = command(case.folder, images=case.root)

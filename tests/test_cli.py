@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 import gloro_lite
 from gloro_lite import stored
 from gloro_lite.cli import cards, images, main
-from gloro_lite.cli.certify import radius
+from gloro_lite.cli.arguments import radius
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
@@ -313,7 +312,7 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
     assert main(["cards"]) == 0 and main(["cards", "--check"]) == 0
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
-    record = json.loads((run / "result.json").read_text())
+    record = stored.record(run)
     assert f"| {100 * record['test_vra']:.2f} | [1](data/results/mnist-0.3/README.md) |" in readme and "| not run |" in readme
     card = (results / "mnist-0.3" / "README.md").read_text()
     assert 'gloro_lite.load("mnist-0.3")' in card and f"{100 * record['test_accuracy']:.2f}" in card

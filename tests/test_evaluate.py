@@ -28,7 +28,7 @@ def test_report_is_what_counting_gives(case):
     assert report.accuracy == pytest.approx(sum(p == t for _, _, p, t in rows) / 101)
     assert report.vra == pytest.approx(sum(k == t for k, _, _, t in rows) / 101)
     assert report.rejected == pytest.approx(sum(k == -1 for k, _, _, _ in rows) / 101)
-    assert report.radius == pytest.approx(sorted(r if p == t else 0.0 for _, r, p, t in rows)[50])
+    assert report.median_radius == pytest.approx(sorted(r if p == t else 0.0 for _, r, p, t in rows)[50])
     assert report.lipschitz == net.margin_constants().max().item()
     assert evaluate(net, x, y, 0.01).vra >= report.vra
 

@@ -67,7 +67,7 @@ def test_validation_and_callback():
 
 def test_bad_input():
     net, (x, y) = net_and_data()
-    with pytest.raises(ValueError, match="standard, cross_entropy, generalised, trades"):
+    with pytest.raises(ValueError, match="standard, cross_entropy, gce, trades"):
         fit(net, (x, y), loss="hinge", progress=False)
     with pytest.raises(ValueError, match="at least 1"):
         fit(net, (x, y), epochs=0, progress=False)
@@ -80,9 +80,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="train must hold at least one input"):
         fit(net, (x[:0], y[:0]), progress=False)
     with pytest.raises(ValueError, match="at most 1 where it is the q"):
-        fit(net, (x, y), loss="generalised", weight=1.5, progress=False)
-    with pytest.raises(ValueError, match="rate must be a finite number"):
-        fit(net, (x, y), rate=math.nan, progress=False)
+        fit(net, (x, y), loss="gce", weight=1.5, progress=False)
+    with pytest.raises(ValueError, match="learning_rate must be a finite number"):
+        fit(net, (x, y), learning_rate=math.nan, progress=False)
     with pytest.raises(ValueError, match="finite number greater than 0"):
         fit(net, (x, y), train_epsilon=-1, progress=False)
 

@@ -80,7 +80,7 @@ def test_by_name_gives_each_loss():
     expected = {
         "standard": torch.nn.functional.cross_entropy(logits, labels),
         "cross_entropy": losses.cross_entropy(outputs, labels),
-        "generalised": losses.generalised_cross_entropy(outputs, labels, 0.7),
+        "gce": losses.generalised_cross_entropy(outputs, labels, 0.7),
         "trades": losses.trades(outputs, labels, 0.7),
         "trades_ce": losses.trades(outputs, labels, 0.7, "ce"),
         "emma": losses.emma(logits, labels, constants, 0.5),
@@ -98,7 +98,7 @@ def test_by_name_gives_each_loss():
     ("arguments", "message"),
     [
         (("hinge",), "loss must be one of"),
-        (("generalised", 1.5), "at most 1 where it is the q"),
+        (("gce", 1.5), "at most 1 where it is the q"),
         (("trades", -1.0), "finite and at least 0"),
         (("trades", float("nan")), "finite and at least 0"),
         (("emma", 1.0, float("inf")), "clean_weight must be finite"),

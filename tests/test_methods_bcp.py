@@ -1,14 +1,13 @@
 """Box constraint propagation against brute force and the exact radius."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from exact_radius import exact_radius
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from small_networks import dense, radii_are_below_the_exact_ones, training_raises_what_is_certified
 
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.attacks import pgd
@@ -16,27 +15,8 @@ from gloro_lite.datasets import points
 from gloro_lite.methods import bcp
 
 
-def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
-    torch.manual_seed(seed)
-    layers = []
-    for a, b in pairwise(widths):
-        layers += [torch.nn.Linear(a, b), activation()]
-        for weight in layers[-2].parameters():
-            torch.nn.init.normal_(weight, std=scale)
-    return torch.nn.Sequential(*layers[:-1])
-
-
 def test_radius_is_never_above_the_exact_one():
-    reached = 0
-    for seed in range(3):
-        network = dense(2, 5, 5, 3, seed=seed)
-        x = torch.randn(3, 2)
-        c = bcp.certify(network, (2,), x)
-        exact = torch.tensor([exact_radius(network, point) for point in x])
-        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
-        assert torch.equal(c.prediction, network(x).argmax(1)) and c.guarantee == "exact"
-        reached += int((c.radius > 0.8 * exact).sum())
-    assert reached >= 2
+    radii_are_below_the_exact_ones(lambda network, x: bcp.certify(network, (2,), x))
 
 
 @given(st.integers(0, 10**6))
@@ -63,7 +43,7 @@ def test_hidden_values_of_the_ball_lie_in_ball_and_box(seed):
 
 @given(st.integers(0, 10**6), st.floats(0.1, 5.0))
 @settings(max_examples=15)
-def testsupport_of_ball_and_box_is_the_maximum(seed, ball):
+def test_support_of_ball_and_box_is_the_maximum(seed, ball):
     torch.manual_seed(seed)
     w = torch.randn(1, 1, 4, dtype=torch.float64)
     low, high = -torch.rand(1, 4, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
@@ -142,16 +122,12 @@ def test_gradient_of_the_loss_is_right():
 
 
 def test_training_raises_what_is_certified():
-    x, y = points.moons(150)
     network = dense(2, 16, 16, 2, scale=0.3)
-    history = bcp.fit(network, (2,), (x, y), 0.12, epochs=30, rate=0.02)
-    assert all(map(math.isfinite, history)) and not network.training
-    c = bcp.certify(network, (2,), x, 0.1)
-    assert (c.label == y).float().mean() > 0.6
-    assert torch.equal(c.label >= 0, c.radius > 0.1)
-    moved = pgd(network, x, c.prediction, 0.1, steps=30, restarts=2)
-    sure = c.label >= 0
-    assert torch.equal(network(moved).argmax(1)[sure], c.label[sure])
+    training_raises_what_is_certified(
+        network,
+        lambda data: bcp.fit(network, (2,), data, 0.12, epochs=30, learning_rate=0.02),
+        lambda x: bcp.certify(network, (2,), x, 0.1),
+    )
 
 
 def test_bad_input_is_refused_with_the_reason():

@@ -1,13 +1,10 @@
 """Kolter and Wong's bound against sampling, the exact radius and, where it is installed, their own package."""
 
-import math
-from itertools import pairwise
-
 import pytest
 import torch
-from exact_radius import exact_radius
 from hypothesis import given
 from hypothesis import strategies as st
+from small_networks import dense, radii_are_below_the_exact_ones, training_raises_what_is_certified
 
 from gloro_lite import MinMax
 from gloro_lite.attacks import pgd
@@ -15,27 +12,8 @@ from gloro_lite.datasets import points
 from gloro_lite.methods import kw
 
 
-def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
-    torch.manual_seed(seed)
-    layers = []
-    for a, b in pairwise(widths):
-        layers += [torch.nn.Linear(a, b), activation()]
-        for weight in layers[-2].parameters():
-            torch.nn.init.normal_(weight, std=scale)
-    return torch.nn.Sequential(*layers[:-1])
-
-
 def test_radius_is_never_above_the_exact_one():
-    reached = 0
-    for seed in range(3):
-        network = dense(2, 5, 5, 3, seed=seed)
-        x = torch.randn(3, 2)
-        c = kw.certify(network, (2,), x, batch_size=2)
-        exact = torch.tensor([exact_radius(network, point) for point in x])
-        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
-        assert torch.equal(c.prediction, network(x).argmax(1)) and c.guarantee == "exact"
-        reached += int((c.radius > 0.8 * exact).sum())
-    assert reached >= 2
+    radii_are_below_the_exact_ones(lambda network, x: kw.certify(network, (2,), x, batch_size=2))
 
 
 def test_a_linear_network_is_certified_exactly():
@@ -108,16 +86,12 @@ def test_it_agrees_with_the_authors_package():
 
 
 def test_training_raises_what_is_certified():
-    x, y = points.moons(150)
     network = dense(2, 12, 12, 2, scale=0.3)
-    history = kw.fit(network, (2,), (x, y), 0.12, epochs=20, rate=0.02)
-    assert all(map(math.isfinite, history)) and not network.training
-    c = kw.certify(network, (2,), x, 0.1, steps=4)
-    assert (c.label == y).float().mean() > 0.6
-    assert torch.equal(c.label >= 0, c.radius > 0.1)
-    moved = pgd(network, x, c.prediction, 0.1, steps=30, restarts=2)
-    sure = c.label >= 0
-    assert torch.equal(network(moved).argmax(1)[sure], c.label[sure])
+    training_raises_what_is_certified(
+        network,
+        lambda data: kw.fit(network, (2,), data, 0.12, epochs=20, learning_rate=0.02),
+        lambda x: kw.certify(network, (2,), x, 0.1, steps=4),
+    )
 
 
 def test_bad_input_is_refused_with_the_reason():

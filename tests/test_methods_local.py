@@ -2,13 +2,13 @@
 
 import math
 from fractions import Fraction
-from itertools import pairwise
 
 import pytest
 import torch
 from exact_radius import exact_radius
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import dense
 
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.attacks import pgd
@@ -17,21 +17,11 @@ from gloro_lite.fit import fit
 from gloro_lite.methods import local
 
 
-def dense(activation, *widths, seed=0, scale=0.7):
-    torch.manual_seed(seed)
-    layers = []
-    for a, b in pairwise(widths):
-        layers += [torch.nn.Linear(a, b), activation()]
-        for weight in layers[-2].parameters():
-            torch.nn.init.normal_(weight, std=scale)
-    return torch.nn.Sequential(*layers[:-1])
-
-
 @pytest.mark.parametrize("activation", [torch.nn.ReLU, MinMax])
 def test_it_lies_between_the_global_bound_and_the_exact_radius(activation):
     gained = 0
     for seed in range(3):
-        network = dense(activation, 2, 6, 6, 3, seed=seed)
+        network = dense(2, 6, 6, 3, seed=seed, activation=activation)
         x = torch.randn(3, 2)
         net = GloroNet(network, (2,), 100.0)  # so large that the fall-back sees every input
         c, known = local.certify(net, x, steps=20), net.certify(x)
@@ -44,7 +34,7 @@ def test_it_lies_between_the_global_bound_and_the_exact_radius(activation):
 
 @pytest.mark.parametrize("activation", [torch.nn.ReLU, MinMax])
 def test_nothing_open_gives_the_linear_piece_s_radius(activation):
-    network = dense(activation, 3, 4, 4, 2, seed=1)
+    network = dense(3, 4, 4, 2, seed=1, activation=activation)
     with torch.no_grad():
         network[0].bias += torch.tensor([9.0, -9.0, 9.0, -9.0])
         network[2].bias += torch.tensor([-9.0, 9.0, 9.0, 9.0]) * 30
@@ -75,7 +65,7 @@ def test_spectral_norms_are_upper_bounds_and_tight(seed, rows, columns):
 @given(st.integers(0, 10**6), st.sampled_from([torch.nn.ReLU, MinMax]), st.sampled_from([0, 10]))
 @settings(max_examples=15)
 def test_no_point_of_the_ball_moves_a_margin_further(seed, activation, iterations):
-    network = dense(activation, 3, 6, 6, 4, 3, seed=seed)
+    network = dense(3, 6, 6, 4, 3, seed=seed, activation=activation)
     layers = local.chain(network, (3,))
     norms = [stage.norm() for stage in layers]
     x = torch.randn(2, 3, dtype=torch.float64)
@@ -115,8 +105,8 @@ def test_convolutions_are_taken_as_they_are(activation):
 
 def test_it_adds_to_a_trained_net_and_leaves_what_was_certified():
     x, y = points.moons(150)
-    net = GloroNet(dense(MinMax, 2, 16, 16, 2, scale=0.3), (2,), 0.15)
-    fit(net, (x, y), epochs=30, rate=0.02, progress=False)
+    net = GloroNet(dense(2, 16, 16, 2, scale=0.3, activation=MinMax), (2,), 0.15)
+    fit(net, (x, y), epochs=30, learning_rate=0.02, progress=False)
     known, c = net.certify(x), local.certify(net, x)
     certified = known.label >= 0
     assert certified.any() and torch.equal(c.radius[certified], known.radius[certified])
@@ -154,7 +144,7 @@ def test_bad_input_is_refused():
     network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"layer '1' \(Tanh\).*ReLU, MinMax"):
         local.certify(GloroNet(network, (2,), 0.1), torch.zeros(1, 2))
-    net = GloroNet(dense(MinMax, 2, 4, 2), (2,), 0.1)
+    net = GloroNet(dense(2, 4, 2, activation=MinMax), (2,), 0.1)
     with pytest.raises(ValueError, match="epsilon"):
         local.certify(net, torch.zeros(1, 2), epsilon=-1.0)
     with pytest.raises(ValueError):
@@ -162,7 +152,7 @@ def test_bad_input_is_refused():
     wide = torch.nn.Sequential(torch.nn.Linear(2, 5000), torch.nn.ReLU(), torch.nn.Linear(5000, 2))
     with pytest.raises(ValueError, match="4096 at most"):
         local.chain(wide, (2,))
-    network = dense(MinMax, 2, 4, 2)
+    network = dense(2, 4, 2, activation=MinMax)
     network[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(ValueError, match="hook"):
         local.chain(network, (2,))

@@ -150,7 +150,7 @@ def test_training_with_noise_serves_the_vote():
     for sigma in (0.0, 0.5):
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
-        history = smoothing.fit(network, (x, y), sigma, epochs=30, rate=0.02)
+        history = smoothing.fit(network, (x, y), sigma, epochs=30, learning_rate=0.02)
         assert history[-1] < history[0] and not network.training
         noisy = x.repeat(20, 1) + 0.5 * torch.randn(4000, 2)
         accuracy[sigma] = (network(noisy).argmax(dim=1) == y.repeat(20)).float().mean().item()
@@ -159,5 +159,5 @@ def test_training_with_noise_serves_the_vote():
         smoothing.fit(network, (x, y), -1.0)
     with pytest.raises(ValueError, match="epochs"):
         smoothing.fit(network, (x, y), 0.5, epochs=0)
-    with pytest.raises(ValueError, match="smaller rate"):
+    with pytest.raises(ValueError, match="inputs that are NaN"):
         smoothing.fit(network, (x * math.nan, y), 0.5, epochs=1)

@@ -1,5 +1,6 @@
 """What the repository promises of itself: that it installs, what it depends on, who imports whom, what its papers say."""
 
+import json
 import os
 import re
 import shlex
@@ -205,6 +206,29 @@ def test_ci_runs_the_oldest_and_the_newest_python_and_pins_its_actions():
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
 
 
+# --- containers
+
+
+def test_containers_take_a_python_and_commands_that_there_are():
+    text = (ROOT / "Dockerfile").read_text()
+    (python,) = re.findall(r"^FROM python:(3\.\d+)-", text, re.M)
+    assert f"Programming Language :: Python :: {python}" in project()["classifiers"]
+    stages = re.findall(r"^FROM \S+ AS (\w+)", text, re.M)
+    assert set(re.findall(r"^FROM (\w+)$", text, re.M)) <= set(stages)
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    build = container["build"]
+    assert (ROOT / ".devcontainer" / build["dockerfile"]).resolve() == ROOT / "Dockerfile" and build["target"] in stages
+    commands = [*re.findall(r"^RUN make (\w+)$", text, re.M), json.loads(text.split("CMD ")[1])[1]]
+    commands.append(container["postCreateCommand"].removeprefix("make "))
+    assert commands == ["setup", "serve", "setup"] and set(commands) <= makefile_targets()
+    # One address of PyTorch's CPU build, and the port that is served.
+    (index,) = re.findall(r"PIP_EXTRA_INDEX_URL=(\S+)", text)
+    for other in ("Makefile", "README.md", ".github/workflows/book.yml"):
+        assert index in (ROOT / other).read_text(encoding="utf-8")
+    assert "http.server --directory _build/html 8000" in (ROOT / "Makefile").read_text()
+    assert 8000 in container["forwardPorts"] and "-p 8000:8000" in text
+
+
 # --- imports
 
 
@@ -276,11 +300,14 @@ def readme():
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def makefile_targets():
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
 def test_commands_of_the_readme_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     pages = readme() + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = {a or b for a, b in re.findall(r"^    make ([a-z]+)|`make ([a-z]+)", pages, re.M)}
-    assert {"book", "test", "check", "lab"} <= named <= targets
+    assert {"book", "test", "check", "lab"} <= named <= makefile_targets()
     for path in re.findall(r"book/\w+\.(?:ipynb|py)|book/_ext/\w+\.py", pages):
         assert (ROOT / path).is_file(), path
     for path in re.findall(r"\]\(([^)#]+)\)", pages):

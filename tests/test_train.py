@@ -37,7 +37,7 @@ RECIPE = Recipe(
     network="c8k3 c8k4s2 | 16",
     epsilon=0.3,
     train_epsilon=0.4,
-    rate=0.05,
+    learning_rate=0.05,
     epochs=4,
     batch_size=100,
     precision="float32",
@@ -149,7 +149,7 @@ def test_within_the_average_the_parameters_have_its_values_and_then_their_own():
 @pytest.mark.slow
 def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
     def last(decay):
-        trainer = Trainer(dataclasses.replace(RECIPE, epochs=2, average=decay), data(), tmp_path / str(decay))
+        trainer = Trainer(dataclasses.replace(RECIPE, epochs=2, ema_decay=decay), data(), tmp_path / str(decay))
         trainer.run(progress=False)
         return trainer.history[-1]
 
@@ -166,12 +166,12 @@ def test_one_epoch_with_an_average_is_nearly_as_good_as_without(tmp_path):
     [
         {},
         {"loss": "trades"},
-        {"loss": "generalised", "loss_weight": 0.5, "loss_weight_growth": 1.0},
+        {"loss": "gce", "loss_weight": 0.5, "loss_weight_growth": 1.0},
         {"loss": "emma", "schedule": "exponential", "epsilon_growth": 0.0},
-        {"average": 0.9},
-        {"optimizer": "adam", "rate": 5e-3},
-        {"optimizer": "adam", "constraint": "none", "rate": 5e-3},
-        {"constraint": "none", "rate": 0.02},
+        {"ema_decay": 0.9},
+        {"optimizer": "adam", "learning_rate": 5e-3},
+        {"optimizer": "adam", "constraint": "none", "learning_rate": 5e-3},
+        {"constraint": "none", "learning_rate": 0.02},
         {"loss": "standard", "activation": "relu", "precision": "bfloat16"},
         {"precision": "auto"},
     ],
@@ -195,9 +195,9 @@ def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "STORED", tmp_path)
     monkeypatch.setattr(benchmarks, "load", lambda *_: data())
     monkeypatch.setitem(recipes.RECIPES, "digits", RECIPE)
-    second = dataclasses.replace(RECIPE, name="second", initial="digits", rate=1e-6, head_rate=1e-6, epochs=1)
+    second = dataclasses.replace(RECIPE, name="second", init_from="digits", learning_rate=1e-6, head_learning_rate=1e-6, epochs=1)
     with pytest.raises(ValueError, match=r"no recipe 'digit'; there are: "):
-        train(dataclasses.replace(second, initial="digit"))
+        train(dataclasses.replace(second, init_from="digit"))
     with pytest.raises(ValueError, match=r"starts from the weights of digits, which are not at .*--recipe digits --seed 1"):
         train(second, seed=1)
     first = train(RECIPE, seed=1)
@@ -215,12 +215,12 @@ def test_a_clean_weight_adds_the_cross_entropy_without_bottom(tmp_path):
     x, y = data().train.x[:32].float() / 255, data().train.y[:32]
 
     def loss(**change):
-        trainer = Trainer(dataclasses.replace(RECIPE, rate=1e-9, head_rate=1e-9, **change), data(), tmp_path)
+        trainer = Trainer(dataclasses.replace(RECIPE, learning_rate=1e-9, head_learning_rate=1e-9, **change), data(), tmp_path)
         trainer.start_epoch()
         return trainer.step(x, y, 1.0).item()
 
-    alone, clean = loss(loss="generalised", loss_weight=0.9), loss(loss="standard")
-    both = loss(loss="generalised", loss_weight=0.9, clean_weight=0.1)
+    alone, clean = loss(loss="gce", loss_weight=0.9), loss(loss="standard")
+    both = loss(loss="gce", loss_weight=0.9, clean_weight=0.1)
     assert both == pytest.approx(alone + 0.1 * clean, rel=1e-5)
 
 
@@ -228,7 +228,7 @@ def test_a_clean_weight_adds_the_cross_entropy_without_bottom(tmp_path):
 def test_a_standard_net_is_chosen_by_its_accuracy(tmp_path):
     """Its VRA is highest before it has learnt much."""
     trainer = Trainer(
-        dataclasses.replace(RECIPE, loss="standard", constraint="none", optimizer="adam", rate=5e-3), data(), tmp_path
+        dataclasses.replace(RECIPE, loss="standard", constraint="none", optimizer="adam", learning_rate=5e-3), data(), tmp_path
     )
     trainer.run(progress=False)
     accuracies = [row["accuracy"] for row in trainer.history]
@@ -248,7 +248,7 @@ def test_the_sphere_refuses_a_body_whose_bound_is_not_that_of_its_weights():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_resuming_gives_the_same_bits(tmp_path, monkeypatch, precision):
-    recipe = dataclasses.replace(RECIPE, precision=precision, augmentation="digits", average=0.9)
+    recipe = dataclasses.replace(RECIPE, precision=precision, augmentation="digits", ema_decay=0.9)
     whole = Trainer(recipe, data(), tmp_path / "whole")
     whole.run(progress=False)
     save = Trainer._save
@@ -341,7 +341,8 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
         trainer.net.head.weight.fill_(float("inf"))
     # Before the first epoch has ended nothing has been kept.
     with pytest.raises(
-        ValueError, match=r"not finite at step 0 of epoch 0: try a smaller rate than 0\.05 or head_rate than .* run$"
+        ValueError,
+        match=r"not finite at step 0 of epoch 0: try a smaller learning_rate than 0\.05 or head_learning_rate than .* run$",
     ):
         trainer.run(progress=False)
     trainer.net.load_state_dict(good)
@@ -365,7 +366,7 @@ trainer = Trainer(dataclasses.replace(RECIPE, **{change!r}), data(), Path({folde
 trainer.run(progress=False)
 own = torch.cat([p.detach().flatten() for p in trainer.net.network.parameters()])
 first = own.clone()
-distributed.synchronise([first])
+distributed.broadcast([first])
 assert torch.equal(own, first), "the processes ended with different weights"
 distributed.stop()
 """
@@ -377,11 +378,11 @@ distributed.stop()
     [
         # 1,197 images: batches of 299 are shared unequally, and one image is left, fewer than there are processes.
         (
-            {"constraint": "none", "optimizer": "adam", "rate": 5e-3, "batch_size": 299, "augmentation": "digits"},
+            {"constraint": "none", "optimizer": "adam", "learning_rate": 5e-3, "batch_size": 299, "augmentation": "digits"},
             1e-5,
         ),
         # Muon makes more of the last bits of a sum: it evens out all directions of the gradient, the small ones too.
-        ({"optimizer": "muon", "rate": 0.02}, 2e-3),
+        ({"optimizer": "muon", "learning_rate": 0.02}, 2e-3),
     ],
     ids=["adam", "muon"],
 )
@@ -472,15 +473,15 @@ def test_progress_is_a_line_an_epoch_where_nobody_watches(monkeypatch, caplog):
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, {"run": {"rate": 1, "seed": 0}, "x": torch.arange(3)})
-    assert checkpoint.load(path, {"rate": 1, "seed": 0})["x"].tolist() == [0, 1, 2]
-    with pytest.raises(checkpoint.CheckpointError, match="differs in rate"):
-        checkpoint.load(path, {"rate": 2, "seed": 0})
+    checkpoint.save(path, {"run": {"learning_rate": 1, "seed": 0}, "x": torch.arange(3)})
+    assert checkpoint.load(path, {"learning_rate": 1, "seed": 0})["x"].tolist() == [0, 1, 2]
+    with pytest.raises(checkpoint.CheckpointError, match="differs in learning_rate"):
+        checkpoint.load(path, {"learning_rate": 2, "seed": 0})
     whole = path.read_bytes()
     for damaged in (whole[:-5], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b""):
         path.write_bytes(damaged)
         with pytest.raises(checkpoint.CheckpointError, match="damaged"):
-            checkpoint.load(path, {"rate": 1, "seed": 0})
+            checkpoint.load(path, {"learning_rate": 1, "seed": 0})
 
 
 @pytest.mark.parametrize("state", [[], {}, {"run": 3}, {"run": None, "net": {}}], ids=str)
@@ -532,7 +533,7 @@ def test_initial_weights_that_are_not_finite(tmp_path):
         trainer.net.head.bias[0] = torch.nan
     serialization.save(trainer.net, tmp_path / "nan.safetensors")
     with pytest.raises(ValueError, match=r"nan\.safetensors holds weights that are NaN or infinite"):
-        Trainer(dataclasses.replace(RECIPE, initial="digits"), data(), tmp_path / "x", weights=tmp_path / "nan.safetensors")
+        Trainer(dataclasses.replace(RECIPE, init_from="digits"), data(), tmp_path / "x", weights=tmp_path / "nan.safetensors")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -552,17 +553,37 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- results
 
 
-def test_results_of_every_format_are_read(tmp_path):
-    """Format 1 said what the recipe had the network computed in; now that is recorded, and the recipe leaves the choice."""
-    old = json.loads((Path(__file__).parent / "formats" / "result-1.json").read_text())
-    assert "format" not in old and "clean_weight" not in old["settings"]
+RENAMED = {
+    "rate": "learning_rate",
+    "head_rate": "head_learning_rate",
+    "rate_end": "final_learning_rate",
+    "average": "ema_decay",
+    "iterations": "power_iterations",
+    "initial": "init_from",
+}
+
+
+def old_result(version):
+    return json.loads((Path(__file__).parent / "formats" / f"result-{version}.json").read_text())
+
+
+@pytest.mark.parametrize(("version", "recipe"), [(1, "mnist-1.58-first"), (2, "mnist-1.58")])
+def test_results_of_every_format_are_read(tmp_path, version, recipe):
+    """Format 1 said what the recipe had the network computed in; up to format 2 some settings had other names."""
+    old = old_result(version)
+    assert old.get("format", 1) == version and RENAMED.keys() - {"initial"} <= old["settings"].keys()
     path = tmp_path / "result.json"
     path.write_text(json.dumps(old))
     new = results.read(path)
-    assert new["format"] == results.FORMAT and new["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "bfloat16"}
-    assert Recipe(**new["settings"]) == recipes.find("mnist-1.58-first")
-    kept = {key: value for key, value in old.items() if key != "settings"}
+    assert new["format"] == results.FORMAT and Recipe(**new["settings"]) == recipes.find(recipe)
+    kept = {key: value for key, value in old.items() if key not in ("format", "settings")}
     assert {key: new[key] for key in kept} == kept
+    for name, value in old["settings"].items():
+        expected = {"loss": "gce", "precision": "auto"}.get(name, value)
+        assert new["settings"][RENAMED.get(name, name)] == expected, name
+    if version == 1:
+        assert "clean_weight" not in old["settings"]
+        assert new["arithmetic"] == {"network": "bfloat16", "orthogonalisation": "bfloat16"}
     path.write_text(json.dumps(new))
     assert results.read(path) == new
     for wrong in ({**new, "format": results.FORMAT + 1}, {}, [], {"format": None}):
@@ -572,6 +593,15 @@ def test_results_of_every_format_are_read(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         results.read(path)
+
+
+def test_a_run_that_began_under_the_old_names_goes_on(tmp_path):
+    old = old_result(2)["settings"] | {"seed": 0}
+    checkpoint.save(tmp_path / "checkpoint.pt", {"run": old, "x": torch.tensor(1)})
+    now = dataclasses.asdict(recipes.find("mnist-1.58")) | {"seed": 0}
+    assert checkpoint.load(tmp_path / "checkpoint.pt", now)["x"] == 1
+    with pytest.raises(checkpoint.CheckpointError, match="differs in learning_rate"):
+        checkpoint.load(tmp_path / "checkpoint.pt", now | {"learning_rate": 1.0})
 
 
 def test_results_can_be_checked_without_training(tmp_path):
@@ -621,7 +651,7 @@ def test_recipes():
     with pytest.raises(ValueError, match="loss must be one of"):
         dataclasses.replace(RECIPE, loss="hinge")
     with pytest.raises(ValueError, match="at most 1 where it is the q"):
-        dataclasses.replace(RECIPE, loss="generalised", loss_weight=1.5)
+        dataclasses.replace(RECIPE, loss="gce", loss_weight=1.5)
     with pytest.raises(ValueError, match="clean_weight must be finite"):
         dataclasses.replace(RECIPE, clean_weight=-0.1)
     with pytest.raises(ValueError, match="warmup is 1"):
@@ -658,7 +688,12 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["--recipe", "mnist-0.3", *wrong])
         assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
-    for wrong in (["--rate", "1e300"], ["--rate", "inf"], ["--head-rate", "nan"], ["--epsilon", "1e9", "--train-epsilon", "1e9"]):
+    for wrong in (
+        ["--learning-rate", "1e300"],
+        ["--learning-rate", "inf"],
+        ["--head-learning-rate", "nan"],
+        ["--epsilon", "1e9", "--train-epsilon", "1e9"],
+    ):
         assert main(["--recipe", "mnist-0.3", *wrong, "--output", str(tmp_path)]) == 1
         assert "must be greater than 0 and at most 1e+06" in capsys.readouterr().err
 
@@ -723,7 +758,7 @@ def test_the_command_on_mnist(tmp_path, capsys):
     again = capsys.readouterr().out
     assert "this run is finished" in again and again.splitlines()[-1] == out.splitlines()[-1]
     assert (tmp_path / "result.json").read_bytes() == before
-    assert main([*arguments, "--rate", "0.02"]) == 1
+    assert main([*arguments, "--learning-rate", "0.02"]) == 1
     assert "holds the results of another run: give another folder (--output)" in capsys.readouterr().err
 
 

@@ -23,6 +23,7 @@ from network import HAIR, Layer
 from reading import Malformed, Unusable
 
 FILES = ("result.json", "model.safetensors", "certificates.csv")
+FORMATS = (2, 3)  # they differ in names of settings that are not looked at here
 FORMAT_2 = ("format", "guarantee", "layer_norms", "weights_sha256", "data_sha256")
 SHOWN = 10  # discrepancies of a kind that are written out; the rest is counted
 BATCH = 16
@@ -79,7 +80,7 @@ def check(folder: Path, options: Options, say: Callable[[str], None]) -> bool:
 
 def kind(result: dict) -> Callable[[Path, dict, dict[str, bytes], Options, Report], None]:
     """The function that checks this kind of run."""
-    if result.get("format") not in (None, 2):
+    if result.get("format") not in (None, *FORMATS):
         raise Unusable(f"result.json has the format {result['format']!r}, which this checker does not know")
     if isinstance(result.get("settings"), dict) and "network" in result["settings"]:
         return check_network
@@ -100,7 +101,8 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
     say(f"images        {len(images)} of {settings['dataset']}, {' x '.join(map(str, images.shape[1:]))}")
     tensors = reading.safetensors(contents["model.safetensors"], "model.safetensors")
     if new:
-        report.compare("result.json, format", result.get("format"), 2)
+        if result.get("format") not in FORMATS:
+            report.wrong("result.json, format", f"{result.get('format')!r} is claimed, {' or '.join(map(str, FORMATS))} is true")
         if result.get("guarantee") != "exact":
             report.wrong("result.json, guarantee", f"{result.get('guarantee')!r}; only 'exact' can be checked here")
         report.compare("result.json, weights_sha256", result.get("weights_sha256"), reading.sha256(contents["model.safetensors"]))

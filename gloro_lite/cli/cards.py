@@ -108,7 +108,7 @@ def card(recipe: str, records: list[Record]) -> str:
     first = records[0]
     settings, info = first["settings"], INFO[first["settings"]["dataset"]]
     channels, height, width = info.shape
-    initial = settings.get("initial")
+    initial = settings.get("init_from")
     start = f"; training began with the weights of [{initial}](../{initial}/README.md)" if initial else ""
     name = recipe if first["seed"] == 0 else f"{recipe}/seed-{first['seed']}"
     rows = [

@@ -6,25 +6,16 @@ import argparse
 import csv
 import io
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from gloro_lite import stored
-from gloro_lite.certificate import BOTTOM, GUARANTEES, check_epsilon
-from gloro_lite.cli import images
+from gloro_lite.certificate import BOTTOM, GUARANTEES
+from gloro_lite.cli import arguments, images
 from gloro_lite.files import write_atomically
 
 _BATCH = 500
-
-
-def radius(text: str) -> float:
-    """An epsilon from the command line: a number or a fraction, 36/255 say."""
-    try:
-        return check_epsilon(float(Fraction(text)))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no radius: give a number greater than 0, 0.3 or 36/255 say") from None
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,14 +29,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "prediction is proven not to change. Pixels count as 0 to 1 and are taken as float32."
         ),
     )
-    p.add_argument("net", metavar="NET", help="a stored net, mnist-0.3 or mnist-0.3/seed-1 say, or the folder of a run of yours")
+    arguments.net(p)
     p.add_argument(
         "--images",
         required=True,
         metavar="PATH",
         help="a folder of pictures, or a .npz with the images as x (bytes, or floats from 0 to 1) and labels, if any, as y",
     )
-    p.add_argument("--epsilon", type=radius, metavar="E", help="l2 radius, a number or a fraction (default: the net's own)")
+    p.add_argument(
+        "--epsilon", type=arguments.radius, metavar="E", help="l2 radius, a number or a fraction (default: the net's own)"
+    )
     p.add_argument(
         "--guarantee",
         choices=GUARANTEES,

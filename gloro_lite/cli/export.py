@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gloro_lite import export, stored
+from gloro_lite.cli import arguments
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,7 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "proven: certificates are what `certify` gives."
         ),
     )
-    p.add_argument("net", metavar="NET", help="a stored net, mnist-0.3 or mnist-0.3/seed-1 say, or the folder of a run of yours")
+    arguments.net(p)
     p.add_argument("--output", required=True, metavar="FILE", help="a path that ends in .pt2 or .onnx")
     p.set_defaults(run=run)
 

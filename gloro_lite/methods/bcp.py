@@ -11,7 +11,6 @@ a . d, the box b . d. Every split gives a bound, and the best one gives the maxi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import Certificate, check_epsilon
-from gloro_lite.fit import growing_epsilon, warmup_then_cosine
+from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import TrainingBound
 from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
@@ -187,45 +186,39 @@ def fit(
     epsilon: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
-    iterations: int = 1,
+    power_iterations: int = 1,
     seed: int = 0,
 ) -> list[float]:
     """Train with `loss`, by Adam, a warm-up and cosine rate; epsilon and the weight of the worst logits grow over the first half.
 
     Args:
         epsilon: the training epsilon, at the end.
-        iterations: power iterations for each step.
+        power_iterations: for each step.
 
-    Returns: the mean loss of each epoch. Raises ValueError for no epochs and a loss that is NaN.
+    Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     epsilon = check_epsilon(epsilon)
     layers = chain(network, input_shape)
     bound = TrainingBound(network, input_shape)
-    x, y = train
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+
+    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+        norms = bound.norms(power_iterations)
+        now = [norms[stage.name] for stage in layers]
+        return loss(layers, now, x, y, epsilon * growing_epsilon(done), min(1.0, 2 * done))
+
     network.train()
-    history = []
-    steps = math.ceil(len(x) / batch_size)
-    for epoch in range(epochs):
-        bound.converge()
-        total = 0.0
-        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-            done = (epoch + (step + 1) / steps) / epochs
-            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
-            norms = bound.norms(iterations)
-            now = [norms[stage.name] for stage in layers]
-            value = loss(layers, now, x[rows], y[rows], epsilon * growing_epsilon(done), min(1.0, 2 * done))
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(rows)
-        if not math.isfinite(total):
-            raise ValueError(f"the loss is not finite in epoch {epoch}: try a smaller rate than {rate}")
-        history.append(total / len(x))
+    means = minimise(
+        of_batch,
+        network.parameters(),
+        train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        before_epoch=bound.converge,
+    )
+    history = list(means)
     network.eval()
     return history

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import Certificate, check_epsilon
-from gloro_lite.fit import growing_epsilon, warmup_then_cosine
+from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
 
@@ -192,7 +192,7 @@ def fit(
     epsilon: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -201,30 +201,20 @@ def fit(
     Args:
         epsilon: the training epsilon, at the end.
 
-    Returns: the mean loss of each epoch. Raises ValueError for no epochs and a loss that is NaN.
+    Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     epsilon = check_epsilon(epsilon)
     layers = chain(network, input_shape)
-    x, y = train
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     network.train()
-    history = []
-    steps = math.ceil(len(x) / batch_size)
-    for epoch in range(epochs):
-        total = 0.0
-        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-            done = (epoch + (step + 1) / steps) / epochs
-            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
-            value = loss(layers, x[rows], y[rows], epsilon * growing_epsilon(done))
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(rows)
-        if not math.isfinite(total):
-            raise ValueError(f"the loss is not finite in epoch {epoch}: try a smaller rate than {rate}")
-        history.append(total / len(x))
+    means = minimise(
+        lambda x, y, done: loss(layers, x, y, epsilon * growing_epsilon(done)),
+        network.parameters(),
+        train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+    )
+    history = list(means)
     network.eval()
     return history

@@ -11,23 +11,21 @@ constants ||w_j - w_i|| K_body can only be smaller: ||w_j - w_i|| = ||W^T (e_j -
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import check_epsilon
-from gloro_lite.fit import growing_epsilon, warmup_then_cosine
+from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.net import GloroNet
 
 
-def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, iterations: int = 1) -> GloroNet:
+def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, power_iterations: int = 1) -> GloroNet:
     """A GloRo Net whose margin constants are LMT's, sqrt(2) K for each pair: `network` before a fixed identity.
 
     Args:
         network: ends in the nn.Linear that gives the logits.
-        input_shape, epsilon, iterations: see `GloroNet`.
+        input_shape, epsilon, power_iterations: see `GloroNet`.
 
     Raises what `GloroNet` raises.
     """
@@ -38,7 +36,7 @@ def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *,
     with torch.no_grad():
         identity.weight.copy_(torch.eye(last.out_features))
     identity.requires_grad_(False)
-    return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, iterations=iterations)
+    return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, power_iterations=power_iterations)
 
 
 def loss(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -59,7 +57,7 @@ def fit(
     *,
     epochs: int = 50,
     train_epsilon: float | None = None,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -69,32 +67,22 @@ def fit(
         net: from this module's `net`.
         train: inputs ``(n, *net.input_shape)`` and labels (n,).
         train_epsilon: the epsilon that training ends with; the net's own by default.
-        rate: peak learning rate.
+        learning_rate: peak learning rate.
 
-    Returns: the mean loss of each epoch. Raises ValueError for no epochs and a loss that is NaN.
+    Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
-    x, y = train
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([weight for weight in net.parameters() if weight.requires_grad], lr=rate)
-    steps = math.ceil(len(x) / batch_size)
-    history = []
-    for epoch in range(epochs):
-        net.train()
-        net.converge()
-        total = 0.0
-        for step, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-            done = (epoch + (step + 1) / steps) / epochs
-            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine(done)
-            value = loss(net.logits(x[rows]), y[rows], net.estimate(), goal * growing_epsilon(done))
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(rows)
-        if not math.isfinite(total):
-            raise ValueError(f"the loss is not finite in epoch {epoch}: try a smaller rate than {rate}")
-        history.append(total / len(x))
+    net.train()
+    means = minimise(
+        lambda x, y, done: loss(net.logits(x), y, net.estimate(), goal * growing_epsilon(done)),
+        net.parameters(),
+        train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        before_epoch=net.converge,
+    )
+    history = list(means)
     net.eval()
     return history

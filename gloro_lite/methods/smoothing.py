@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
-from gloro_lite.fit import warmup_then_cosine
+from gloro_lite.fit import minimise
 
 _DOWN = 1 - 1e-9
 """Scipy's quantiles are good to about twelve digits; a radius is rounded down by more than that."""
@@ -177,7 +177,7 @@ def fit(
     sigma: float,
     *,
     epochs: int = 50,
-    rate: float = 5e-3,
+    learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[float]:
@@ -187,33 +187,28 @@ def fit(
         network: maps (batch, ...) to logits; left in eval mode.
         train: inputs (n, ...) and labels (n,).
         sigma: of the smoothing that follows; 0 trains without noise.
-        rate: peak learning rate, of a warm-up and a cosine.
+        learning_rate: peak learning rate, of a warm-up and a cosine.
 
-    Returns: the mean loss of each epoch. Raises ValueError for no epochs, a negative sigma, and a loss that is NaN.
+    Returns: the mean loss of each epoch. Raises ValueError for a negative sigma, and as `gloro_lite.fit.minimise` does.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be finite and not negative, not {sigma}")
-    x, y = train
-    generator = torch.Generator(device=x.device).manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    generator = torch.Generator(device=train[0].device).manual_seed(seed)
+
+    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return F.cross_entropy(network(x + sigma * noise), y)
+
     network.train()
-    history = []
-    steps = math.ceil(len(x) / batch_size)
-    for epoch in range(epochs):
-        total = 0.0
-        order = torch.randperm(len(x), generator=generator, device=x.device)
-        for step, rows in enumerate(order.split(batch_size)):
-            optimizer.param_groups[0]["lr"] = rate * warmup_then_cosine((epoch + (step + 1) / steps) / epochs)
-            noise = torch.randn(x[rows].shape, generator=generator, dtype=x.dtype, device=x.device)
-            loss = F.cross_entropy(network(x[rows] + sigma * noise), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)
-        if not math.isfinite(total):
-            raise ValueError(f"the loss is not finite in epoch {epoch}: try a smaller rate than {rate}")
-        history.append(total / len(x))
+    means = minimise(
+        of_batch,
+        network.parameters(),
+        train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        generator=generator,
+    )
+    history = list(means)
     network.eval()
     return history

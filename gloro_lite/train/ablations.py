@@ -25,6 +25,7 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name
 from gloro_lite.precision import exact_float32
+from gloro_lite.stored import renamed
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED, machine, run_folder
 from gloro_lite.train.trainer import Trainer
@@ -40,7 +41,7 @@ BASE = Recipe(
     network="2C2F",
     epsilon=1.58,
     train_epsilon=1.75,
-    loss="generalised",
+    loss="gce",
     loss_weight=0.8,
     loss_weight_growth=0.999,
     epochs=EPOCHS,
@@ -56,16 +57,16 @@ VARIANTS: dict[str, dict] = {
     "loss: TRADES, λ = 1.5": {"loss": "trades", "loss_weight": 1.5, "loss_weight_growth": 0.0},
     "loss: EMMA": {"loss": "emma"},
     "loss: q = 0.8 from the start": {"loss_weight_growth": 0.0},
-    "average of the weights: decay 0.998": {"average": 0.998},
+    "average of the weights: decay 0.998": {"ema_decay": 0.998},
     "sphere: none, Muon on plain weights": {"constraint": "none"},
-    "sphere: none, and 5 power iterations a step": {"constraint": "none", "iterations": 5},
-    "optimizer: Adam, on the sphere": {"optimizer": "adam", "rate": 1e-3},
-    "optimizer: Adam, on plain weights": {"constraint": "none", "optimizer": "adam", "rate": 1e-3},
+    "sphere: none, and 5 power iterations a step": {"constraint": "none", "power_iterations": 5},
+    "optimizer: Adam, on the sphere": {"optimizer": "adam", "learning_rate": 1e-3},
+    "optimizer: Adam, on plain weights": {"constraint": "none", "optimizer": "adam", "learning_rate": 1e-3},
     "schedule: held, then exponential": {"schedule": "exponential"},
     "training ε: fixed": {"epsilon_growth": 0.0},
     "training ε: not above ε": {"train_epsilon": 1.58},
     "initialisation: PyTorch's own": {"initialisation": "pytorch"},
-    "power iterations: 5 a step": {"iterations": 5},
+    "power iterations: 5 a step": {"power_iterations": 5},
     "activation: ReLU": {"activation": "relu"},
     "precision: float32": {"precision": "float32"},
     "all that the recipe of the row changes": {
@@ -123,7 +124,7 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
         for step in range(HEADS["steps"] if q is not None else 0):
             optimizer.param_groups[0]["lr"] = HEADS["rate"] * (1 - step / HEADS["steps"])
             constants = margin_constants(head.weight, body)
-            loss = by_name("generalised", head(train), data.train.y, constants, HEADS["train_epsilon"], q, clean_weight)
+            loss = by_name("gce", head(train), data.train.y, constants, HEADS["train_epsilon"], q, clean_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -143,21 +144,23 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
     return rows
 
 
-FORMAT = 2
-"""Of `data/ablations.json`. `read` knows the one before it."""
+FORMAT = 3
+"""Of `data/ablations.json`. `read` knows those before it."""
 
 
 def read(path: Path) -> dict:
     """What `main` has written, as it would write it today; rows whose variant has been changed since are left out."""
     report = json.loads(path.read_text(encoding="utf-8"))
     if report.get("format", 1) == 1:
-        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone. A field that
-        # has been added since had its default.
+        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
         for row in report["runs"]:
             network = row["changes"].get("precision", report["base"]["precision"])
             row["arithmetic"] = {"network": network, "orthogonalisation": "bfloat16"}
-        base = dataclasses.asdict(dataclasses.replace(Recipe(**report["base"]), precision="auto"))
-        report = {**report, "format": FORMAT, "base": base}
+        report["base"]["precision"] = "auto"
+    # A field that has been added since had its default.
+    report |= {"format": FORMAT, "base": dataclasses.asdict(Recipe(**renamed(report["base"])))}
+    for row in report["runs"]:
+        row["changes"] = renamed(row["changes"])
     report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
     return report
 

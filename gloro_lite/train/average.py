@@ -1,4 +1,4 @@
-"""The running average of the weights: what a run with `average` validates and reports."""
+"""The running average of the weights: what a run with `ema_decay` validates and reports."""
 
 from __future__ import annotations
 

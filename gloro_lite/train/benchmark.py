@@ -46,7 +46,7 @@ class _PlainMinMax(nn.Module):
 
 def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
     """A trainer as `train` makes it, of random images."""
-    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, initial="")
+    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, init_from="")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
@@ -114,7 +114,7 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
     """Seconds and peak bytes of a step, seconds of a pass over 1,000 images, and the ratios that the book quotes."""
     recipe = find(NETWORKS[network])
     # What both may add to a step, GloRo or not, is left out.
-    adam = dataclasses.replace(recipe, optimizer="adam", constraint="none", average=0.0, clean_weight=0.0)
+    adam = dataclasses.replace(recipe, optimizer="adam", constraint="none", ema_decay=0.0, clean_weight=0.0)
     standard = dataclasses.replace(adam, loss="standard")
     gloro = _trainer(adam, device, compiled)
     net = gloro.net

@@ -34,7 +34,7 @@ certificates.csv (index, label, prediction and radius of each test image), histo
 
 _ADVICE = {
     OtherRun: "--output",
-    Diverged: "--rate, --head-rate and --output",
+    Diverged: "--learning-rate, --head-learning-rate and --output",
     TooLittleTime: "--max-seconds",
     MemoryError: "--batch-size and --output",
 }

@@ -34,7 +34,7 @@ def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if _together() else 1
 
@@ -44,14 +44,14 @@ def is_first() -> bool:
     return not _together() or dist.get_rank() == 0
 
 
-def share(*batch: Tensor) -> tuple[list[Tensor], float]:
+def shard(*batch: Tensor) -> tuple[list[Tensor], float]:
     """This process's rows of each tensor of a batch, and the weight of their mean loss in DistributedDataParallel's average.
 
     The average over processes of weight times mean is the mean over the batch, also where the parts are not of one size.
     """
     if not _together():
         return list(batch), 1.0
-    rank, processes = dist.get_rank(), count()
+    rank, processes = dist.get_rank(), world_size()
     parts = [tensor.tensor_split(processes)[rank] for tensor in batch]
     if not len(parts[0]):
         # Fewer rows than processes: a row that counts nothing keeps this one in step with the others.
@@ -59,25 +59,25 @@ def share(*batch: Tensor) -> tuple[list[Tensor], float]:
     return parts, len(parts[0]) * processes / len(batch[0])
 
 
-def add(value: Tensor) -> None:
+def all_reduce_sum(value: Tensor) -> None:
     """Replace a tensor by its sum over the processes."""
     if _together():
         dist.all_reduce(value)
 
 
-def least(value: Tensor) -> None:
+def all_reduce_min(value: Tensor) -> None:
     """Replace a tensor by its smallest value over the processes."""
     if _together():
         dist.all_reduce(value, dist.ReduceOp.MIN)
 
 
-def synchronise(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values."""
     for tensor in tensors if _together() else ():
         dist.broadcast(tensor.detach(), 0)
 
 
-def agree(value):
+def broadcast_object(value):
     """The first process's value of a plain object, for all."""
     if not _together():
         return value

@@ -33,10 +33,10 @@ class Optimizers:
         for matrix, weight in zip(self.matrices, self._weights, strict=True):
             if matrix.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
                 raise ValueError("a kernel is not in channels_last: its matrix is a copy, and training would not move it")
-        self._all = [(Muon(self.matrices, lr=0.0), recipe.rate)] if self.matrices else []
+        self._all = [(Muon(self.matrices, lr=0.0), recipe.learning_rate)] if self.matrices else []
         muon_moves = {id(weight) for weight in self._weights}
         rest = [p for p in net.parameters() if id(p) not in muon_moves]
-        rate = recipe.rate if recipe.optimizer == "adam" else recipe.head_rate
+        rate = recipe.learning_rate if recipe.optimizer == "adam" else recipe.head_learning_rate
         self._all.append((Adam(rest, lr=0.0, fused=on_gpu), rate))
 
     def orthogonalise_in(self, precision) -> None:

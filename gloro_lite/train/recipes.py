@@ -52,11 +52,11 @@ class Recipe:
     train_epsilon: float = _setting(_TASK, "What training ends with: epsilon or a little more.")
     activation: str = _setting(_NETWORK, "What follows each layer but the last.", "minmax")
     initialisation: str = _setting(_NETWORK, "Of the weights; orthogonal ones have biases of 0.", "orthogonal")
-    initial: str = _setting(
+    init_from: str = _setting(
         _NETWORK, "Another recipe, whose stored run of the same seed gives the weights to start from; empty to draw them.", ""
     )
     loss: str = _setting(_LOSS, "standard trains without bottom.", "cross_entropy")
-    loss_weight: float = _setting(_LOSS, "lambda of trades, q of generalised.", 1.0)
+    loss_weight: float = _setting(_LOSS, "lambda of trades, q of gce.", 1.0)
     loss_weight_growth: float = _setting(_LOSS, "Fraction of training over which that weight grows linearly from 0.", 0.0)
     clean_weight: float = _setting(
         _LOSS,
@@ -67,25 +67,25 @@ class Recipe:
     optimizer: str = _setting(
         _STEP, "With muon the body's weights move by Muon and the rest by Adam; with adam everything by Adam.", "muon"
     )
-    rate: float = _setting(_STEP, "Peak learning rate of the optimizer of the body's weights.", 0.01)
-    head_rate: float = _setting(_STEP, "Peak learning rate of Adam beside Muon, for biases and the last layer.", 2e-3)
+    learning_rate: float = _setting(_STEP, "Peak learning rate of the optimizer of the body's weights.", 0.01)
+    head_learning_rate: float = _setting(_STEP, "Peak learning rate of Adam beside Muon, for biases and the last layer.", 2e-3)
     schedule: str = _setting(
         _SCHEDULE,
-        "With cosine the rate warms up and falls to 0; with exponential it holds for one half and falls to rate_end.",
+        "With cosine the rate warms up and falls to 0; with exponential it holds for one half and falls to final_learning_rate.",
         "cosine",
     )
     warmup: float = _setting(_SCHEDULE, "Fraction of training over which the rate of cosine rises.", 0.1)
-    rate_end: float = _setting(_SCHEDULE, "What the rate of exponential ends with.", 1e-6)
+    final_learning_rate: float = _setting(_SCHEDULE, "What the rate of exponential ends with.", 1e-6)
     epsilon_start: float = _setting(
         _SCHEDULE, "The training epsilon at the start, as a fraction of its end; it grows geometrically.", 0.1
     )
     epsilon_growth: float = _setting(_SCHEDULE, "Fraction of training over which it grows; 0 for a fixed one.", 0.3)
-    average: float = _setting(
+    ema_decay: float = _setting(
         _STEP,
         "Decay a step of the running average of the weights that is validated and reported; 0 reports the weights themselves.",
         0.0,
     )
-    iterations: int = _setting(_STEP, "Power iterations a step.", 1)
+    power_iterations: int = _setting(_STEP, "Power iterations a step.", 1)
     augmentation: str = _setting(_TASK, "Ranges of gloro_lite.train.augment, by name.", "none")
     epochs: int = _setting(_RUN, "Passes over the training split.", 60)
     batch_size: int = _setting(_RUN, "Images a step, over all processes together.", 256)
@@ -100,10 +100,10 @@ class Recipe:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}; not {getattr(self, field)!r}")
-        for field in ("epochs", "batch_size", "iterations"):
+        for field in ("epochs", "batch_size", "power_iterations"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("epsilon", "train_epsilon", "rate", "head_rate", "rate_end", "epsilon_start"):
+        for field in ("epsilon", "train_epsilon", "learning_rate", "head_learning_rate", "final_learning_rate", "epsilon_start"):
             # Beyond the limit PyTorch's own numbers overflow.
             if not 0 < getattr(self, field) <= _LARGEST:
                 raise ValueError(f"{field} must be greater than 0 and at most {_LARGEST:g}, not {getattr(self, field)}")
@@ -111,8 +111,8 @@ class Recipe:
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a fraction of training: it must be in [0, 1], not {getattr(self, field)}")
         losses.check(self.loss, self.loss_weight, self.clean_weight)
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is the decay of a running average: it must be in [0, 1), not {self.average}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is the decay of a running average: it must be in [0, 1), not {self.ema_decay}")
         if self.warmup == 1:
             raise ValueError("warmup is 1: no part of training would be left for the rate to fall")
         if self.train_epsilon < self.epsilon:
@@ -125,7 +125,7 @@ class Recipe:
         """The learning rates as a fraction of their peaks, after a fraction of training."""
         if self.schedule == "cosine":
             return warmup_then_cosine(progress, self.warmup)
-        return (self.rate_end / self.rate) ** max(0.0, 2 * progress - 1)
+        return (self.final_learning_rate / self.learning_rate) ** max(0.0, 2 * progress - 1)
 
     def epsilon_at(self, progress: float) -> float:
         """The training epsilon after a fraction of training."""
@@ -144,14 +144,14 @@ _FIRST = Recipe(
     network="4C3F",
     epsilon=1.58,
     train_epsilon=1.75,
-    loss="generalised",
+    loss="gce",
     loss_weight=0.5,
     loss_weight_growth=1.0,
-    rate=0.006,
+    learning_rate=0.006,
     warmup=0.05,
     epsilon_growth=0.2,
-    average=0.998,
-    iterations=5,
+    ema_decay=0.998,
+    power_iterations=5,
     epochs=160,
 )
 """Where `mnist-1.58` and `mnist-1.58-vra` start."""
@@ -159,15 +159,15 @@ _FIRST = Recipe(
 _SECOND = dataclasses.replace(
     _FIRST,
     name="mnist-1.58",
-    initial=_FIRST.name,
+    init_from=_FIRST.name,
     train_epsilon=1.65,
     loss_weight=0.9,
     loss_weight_growth=0.0,
     clean_weight=0.1,
     epsilon_growth=0.0,
-    rate=7e-4,
-    head_rate=3e-4,
-    average=0.9995,
+    learning_rate=7e-4,
+    head_learning_rate=3e-4,
+    ema_decay=0.9995,
     epochs=140,
     batch_size=512,
 )
@@ -183,8 +183,8 @@ _MNIST_SMALL = Recipe(
     network="2C2F",
     epsilon=0.3,
     train_epsilon=0.45,
-    average=0.999,
-    iterations=5,
+    ema_decay=0.999,
+    power_iterations=5,
     augmentation="digits",
     epochs=160,
 )
@@ -199,17 +199,17 @@ _CIFAR_FIRST = Recipe(
     network="6C2F",
     epsilon=_CIFAR_EPSILON,
     train_epsilon=1.1 * _CIFAR_EPSILON,
-    rate=0.01,
+    learning_rate=0.01,
     epsilon_growth=0.2,
-    average=0.998,
-    iterations=2,
+    ema_decay=0.998,
+    power_iterations=2,
     augmentation="cifar10-light",
     epochs=45,
 )
 """What two cores can do in a sitting, and where `cifar10` starts."""
 
 _CIFAR_SECOND = dataclasses.replace(
-    _CIFAR_FIRST, name="cifar10", initial=_CIFAR_FIRST.name, rate=0.005, epsilon_growth=0.0, average=0.999, epochs=60
+    _CIFAR_FIRST, name="cifar10", init_from=_CIFAR_FIRST.name, learning_rate=0.005, epsilon_growth=0.0, ema_decay=0.999, epochs=60
 )
 
 # Our own recipe for each row of the paper's table.
@@ -223,7 +223,7 @@ _OURS = [
         network="8C2F",
         epsilon=_CIFAR_EPSILON,
         train_epsilon=0.16,
-        rate=0.006,
+        learning_rate=0.006,
         augmentation="tiny-imagenet",
         epochs=100,
     ),
@@ -235,29 +235,29 @@ _PAPER = {
         "loss": "trades_ce",
         "loss_weight": 2.0,
         "loss_weight_growth": 1.0,
-        "rate": 1e-3,
+        "learning_rate": 1e-3,
         "epsilon_growth": 0.0,
-        "iterations": 10,
+        "power_iterations": 10,
         "epochs": 500,
     },
     "mnist-1.58": {
         "loss": "trades",
         "loss_weight": 1.5,
         "train_epsilon": 1.1 * 1.58,
-        "rate": 1e-3,
+        "learning_rate": 1e-3,
         "epsilon_start": 0.01,
         "epsilon_growth": 0.5,
-        "iterations": 5,
+        "power_iterations": 5,
         "epochs": 300,
         "batch_size": 512,
     },
     "cifar10": {
         "loss": "trades",
         "loss_weight": 1.2,
-        "rate": 1e-3,
+        "learning_rate": 1e-3,
         "epsilon_start": 0.01,
         "epsilon_growth": 0.5,
-        "iterations": 5,
+        "power_iterations": 5,
         "augmentation": "cifar10",
         "epochs": 800,
     },
@@ -265,10 +265,10 @@ _PAPER = {
         "loss": "trades",
         "loss_weight": 20.0,
         "loss_weight_growth": 1.0,
-        "rate": 2.5e-4,
-        "rate_end": 5e-7,
+        "learning_rate": 2.5e-4,
+        "final_learning_rate": 5e-7,
         "epsilon_growth": 0.0,
-        "iterations": 5,
+        "power_iterations": 5,
         "augmentation": "tiny-imagenet",
         "epochs": 500,
     },
@@ -280,7 +280,7 @@ _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-im
 def _epochs(recipe: Recipe) -> int:
     """Those of a recipe and of the runs that it goes on from."""
     before = {first.name: first for first in (_FIRST, _CIFAR_FIRST)}
-    return recipe.epochs + (_epochs(before[recipe.initial]) if recipe.initial else 0)
+    return recipe.epochs + (_epochs(before[recipe.init_from]) if recipe.init_from else 0)
 
 
 def _variants(ours: Recipe) -> list[Recipe]:
@@ -304,7 +304,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
             **row,
             **plain,
             loss="standard",
-            rate=1e-3,
+            learning_rate=1e-3,
             augmentation=paper.augmentation,
             epochs=_STANDARD_EPOCHS[ours.name],
         ),

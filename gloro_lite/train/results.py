@@ -22,6 +22,7 @@ from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, vra_curve
 from gloro_lite.files import checkout, home, write_atomically
 from gloro_lite.net import GloroNet
+from gloro_lite.stored import FORMAT, migrated
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import FinishedRun
 
@@ -32,33 +33,15 @@ EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Verified-robust accuracy is also reported at these multiples of the recipe's epsilon."""
 
 
-FORMAT = 2
-"""Of `result.json`. `read` knows those before it."""
-
-
 def read(path: Path) -> dict:
     """What `write` put into the `result.json` at `path`, as it would write it today, whichever format the file has.
 
     Raises OSError where it cannot be read and ValueError where it is no such file or of a later format.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return _migrated(result)
+        return migrated(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or no result of a run ({error!r})") from error
-
-
-def _migrated(result: dict) -> dict:
-    """A result of any format up to `FORMAT`, in that one. What a format did not record is left out."""
-    version = result.get("format", 1)
-    if version > FORMAT:
-        raise ValueError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}")
-    if version == 1:
-        # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
-        settings = {"clean_weight": 0.0, "initial": "", **result["settings"]}
-        arithmetic = {"network": settings["precision"], "orthogonalisation": "bfloat16"}
-        result = {**result, "format": 2, "settings": settings | {"precision": "auto"}, "arithmetic": arithmetic}
-    return result
 
 
 def run_folder(recipe: str, seed: int) -> Path:
@@ -103,7 +86,7 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         "seconds_per_epoch": statistics.median(row["seconds"] for row in run.history),
         "peak_memory_per_instance": run.peak_bytes / recipe.batch_size,
         "device": device_name(run.device),
-        "processes": distributed.count(),
+        "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
         "compiled": run.compiled,
         "arithmetic": run.arithmetic._asdict(),

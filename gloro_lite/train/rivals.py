@@ -43,7 +43,7 @@ class Settings:
     epsilon: float
     train_epsilon: float
     epochs: int = 60
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     batch_size: int = 256
     sigma: float = 0.0
     samples: int = 10_000
@@ -70,7 +70,7 @@ class Rival:
 
 
 def _common(settings: Settings, seed: int) -> dict[str, Any]:
-    return {"epochs": settings.epochs, "rate": settings.rate, "batch_size": settings.batch_size, "seed": seed}
+    return {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "batch_size": settings.batch_size, "seed": seed}
 
 
 def _fit_lmt(network, shape, train, settings, seed):
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 _OPTIONS = {
     "epochs": "passes over the training images",
-    "rate": "peak learning rate of Adam",
+    "learning_rate": "peak learning rate of Adam",
     "batch_size": "images a step",
     "sigma": "standard deviation of smoothing's noise, in pixel units",
     "samples": "noisy copies of an image for smoothing's confidence bound",

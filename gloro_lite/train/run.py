@@ -69,7 +69,7 @@ def train(
             # The first process decodes what is not cached yet; the others map its cache.
             if distributed.is_first():
                 benchmarks.load(recipe.dataset, root)
-            distributed.agree(None)
+            distributed.broadcast_object(None)
             data = benchmarks.load(recipe.dataset, root)
             trainer = Trainer(recipe, data, folder, seed=seed, device=device, weights=weights, compiled=compiled)
             _announce(trainer)
@@ -80,7 +80,7 @@ def train(
                 result = results.write(trainer.finished(), data.test, folder)
                 trainer.checkpoint_path.unlink(missing_ok=True)
                 logger.info("results are in %s", folder)
-            return distributed.agree(result)
+            return distributed.broadcast_object(result)
     finally:
         distributed.stop()
 
@@ -109,14 +109,14 @@ def _alone(folder: Path):
 
 
 def _initial_weights(recipe: Recipe, seed: int) -> Path | None:
-    if not recipe.initial:
+    if not recipe.init_from:
         return None
-    path = results.run_folder(recipe.initial, seed) / "model.safetensors"
+    path = results.run_folder(recipe.init_from, seed) / "model.safetensors"
     if not path.exists():
-        find(recipe.initial)  # or there is nothing to run
+        find(recipe.init_from)  # or there is nothing to run
         raise ValueError(
-            f"recipe {recipe.name} starts from the weights of {recipe.initial}, which are not at {path}: "
-            f"run that first, python -m gloro_lite.train --recipe {recipe.initial} --seed {seed}"
+            f"recipe {recipe.name} starts from the weights of {recipe.init_from}, which are not at {path}: "
+            f"run that first, python -m gloro_lite.train --recipe {recipe.init_from} --seed {seed}"
         )
     return path
 

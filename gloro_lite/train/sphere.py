@@ -29,7 +29,7 @@ class SpectralSphere:
 
     def __init__(self, net: GloroNet):
         self._bound = net.training_bound
-        self._iterations = net.iterations
+        self._iterations = net.power_iterations
         self.weights = body_weights(net)
         self._slopes: list[Tensor] = []
         if not self.weights:

@@ -43,12 +43,12 @@ class Step:
         network = net.network
         if self.compiled:
             # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
-            graphs = self._device.type == "cuda" and distributed.count() == 1
+            graphs = self._device.type == "cuda" and distributed.world_size() == 1
             network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
         self._forward = distributed.wrap(network)
         self._sphere = SpectralSphere(net) if recipe.constraint == "sphere" else None
         self._optimizers = Optimizers(recipe, net)
-        self._average = RunningAverage(list(net.network.parameters()), recipe.average) if recipe.average else None
+        self._average = RunningAverage(list(net.network.parameters()), recipe.ema_decay) if recipe.ema_decay else None
         self.arithmetic = Arithmetic("float32", "float32")
 
     @property
@@ -70,7 +70,7 @@ class Step:
         Args:
             images: (b, channels, height, width) float in [0, 1], and their labels, (b,).
             progress: the fraction of training that is done, for the schedules.
-            share: what this process's mean loss counts in the average over all, see `distributed.share`.
+            share: what this process's mean loss counts in the average over all, see `distributed.shard`.
         """
         if self._sphere is not None:
             self._sphere.retract()

@@ -78,7 +78,7 @@ class Trainer:
         folder: where the checkpoint is kept, after each epoch.
         seed: at least 0 and less than 2^31.
         device: "cpu", "cuda", "mps".
-        weights: the file that a recipe with `initial` starts from; None for one without.
+        weights: the file that a recipe with `init_from` starts from; None for one without.
         compiled: have `torch.compile` fuse the network's steps, where it finds a compiler; on a GPU it captures them in CUDA
             graphs too. By default on a GPU alone, since on CPUs it was measured to be no faster.
 
@@ -115,9 +115,9 @@ class Trainer:
         state = None
         if distributed.is_first() and self.checkpoint_path.exists():
             state = checkpoint.load(self.checkpoint_path, self._identity())
-        state = distributed.agree(state)
+        state = distributed.broadcast_object(state)
         if state is None:
-            self.step.arithmetic = distributed.agree(self._choose_arithmetic())
+            self.step.arithmetic = distributed.broadcast_object(self._choose_arithmetic())
         else:
             self._restore(state)
 
@@ -127,7 +127,7 @@ class Trainer:
         network = networks.build(
             recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=self.seed
         )
-        return GloroNet(network, shape, recipe.epsilon, iterations=recipe.iterations)
+        return GloroNet(network, shape, recipe.epsilon, power_iterations=recipe.power_iterations)
 
     def _choose_arithmetic(self) -> Arithmetic:
         count = 256 if self.device.type == "cuda" else 32  # with few images a GPU's time is all launches
@@ -198,7 +198,7 @@ class Trainer:
                 with self.step.reported():
                     row |= self._validate(epoch)
                     done = (epoch + 1) / recipe.epochs
-                    row |= {"train_epsilon": recipe.epsilon_at(done), "rate": recipe.rate * recipe.rate_scale(done)}
+                    row |= {"train_epsilon": recipe.epsilon_at(done), "rate": recipe.learning_rate * recipe.rate_scale(done)}
                     row["seconds"] = time.perf_counter() - start
                     self.history.append(row)
                     self._keep_best()
@@ -244,7 +244,7 @@ class Trainer:
         """Put the net in training mode, with a power iteration that has converged."""
         self.net.train()
         # Rounding may differ between devices: what the processes have in common is made equal again.
-        distributed.synchronise([*self.net.parameters(), *self.net.buffers()])
+        distributed.broadcast([*self.net.parameters(), *self.net.buffers()])
         self.step.converge()
 
     def _epoch(self, epoch: int, shown: Progress) -> dict:
@@ -260,7 +260,7 @@ class Trainer:
             images, labels = pixels(self.train.x[rows]), self.train.y[rows]
             if recipe.augmentation != "none":
                 images = augment(images, AUGMENTATIONS[recipe.augmentation], noise)
-            (images, labels), share = distributed.share(images, labels)
+            (images, labels), share = distributed.shard(images, labels)
             try:
                 loss = self.step(images, labels, (epoch + (step + 1) / steps) / recipe.epochs, share)
             except RuntimeError as error:
@@ -269,11 +269,11 @@ class Trainer:
                 loss = None
             if loss is None:  # outside the except clause, whose traceback holds on to the step's tensors
                 raise MemoryError(self._what_fits(images))
-            total += loss * (share * len(rows) / distributed.count())
+            total += loss * (share * len(rows) / distributed.world_size())
             failed = torch.where(loss.isfinite(), failed, failed.clamp_max(step))
             shown.step()
-        distributed.add(total)
-        distributed.least(failed)
+        distributed.all_reduce_sum(total)
+        distributed.all_reduce_min(failed)
         if int(failed) < steps:
             raise Diverged(self._diverged(f"the loss is not finite at step {int(failed)} of epoch {epoch}"))
         self.start_epoch()
@@ -282,7 +282,9 @@ class Trainer:
     def _diverged(self, what: str) -> str:
         kept = f"; the state before that epoch is kept in {self.checkpoint_path}" if self.checkpoint_path.exists() else ""
         recipe = self.recipe
-        rates = f"rate than {recipe.rate:g}" + (f" or head_rate than {recipe.head_rate:g}" if recipe.optimizer == "muon" else "")
+        rates = f"learning_rate than {recipe.learning_rate:g}" + (
+            f" or head_learning_rate than {recipe.head_learning_rate:g}" if recipe.optimizer == "muon" else ""
+        )
         return f"{what}: try a smaller {rates}, in another folder, as that is another run{kept}"
 
     def _what_fits(self, images: Tensor) -> str:
@@ -300,7 +302,7 @@ class Trainer:
                 if not memory.is_exhausted(error):
                     raise
             else:
-                fits = f"a batch_size of {size * distributed.count()} fits, in another folder, as that is another run"
+                fits = f"a batch_size of {size * distributed.world_size()} fits, in another folder, as that is another run"
                 break
         else:
             fits = "not even one image fits: take a machine with more memory"
@@ -313,7 +315,7 @@ class Trainer:
         if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
             raise Diverged(self._diverged(f"the last step of epoch {epoch} left weights that are not finite"))
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        (x, y), share = distributed.share(self.validation.x, self.validation.y)
+        (x, y), share = distributed.shard(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):
             with full_precision(self.device):
                 logits = self.net.network(pixels(images))
@@ -322,7 +324,7 @@ class Trainer:
             radius = certified_radius(*(t.cpu() if self.device.type == "mps" else t for t in (logits, constants)))
             verified = correct & (radius > self.recipe.epsilon).to(correct.device)
             counts += torch.stack((correct.sum(), verified.sum())) * (share > 0)
-        distributed.add(counts)
+        distributed.all_reduce_sum(counts)
         right, verified = (count / len(self.validation.y) for count in counts.tolist())
         return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
 
@@ -339,7 +341,7 @@ class _TimeLimit:
     def check(self, epoch: int, epochs: int) -> None:
         """Raise TrainingStopped where it cannot, and ValueError where none could since the run began or went on."""
         longest = max((row["seconds"] for row in self._history), default=0.0)
-        if not distributed.agree(time.perf_counter() - self._began + longest > self._seconds):
+        if not distributed.broadcast_object(time.perf_counter() - self._began + longest > self._seconds):
             return
         if epoch == self._resumed:
             known = f", which took up to {longest:.3g} s so far" if longest else ""
@@ -362,10 +364,12 @@ def _device(name: str) -> torch.device:
 def _check(recipe: Recipe, seed: int, weights: Path | None) -> None:
     if not 0 <= seed < SEEDS:
         raise ValueError(f"seed must be from 0 to {SEEDS - 1}, not {seed}")
-    if recipe.batch_size < distributed.count():
-        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.count()} processes")
-    if bool(recipe.initial) != (weights is not None):
-        raise ValueError(f"recipe {recipe.name} starts from {recipe.initial or 'no stored weights'}: weights cannot be {weights}")
+    if recipe.batch_size < distributed.world_size():
+        raise ValueError(f"a batch of {recipe.batch_size} cannot be shared by {distributed.world_size()} processes")
+    if bool(recipe.init_from) != (weights is not None):
+        raise ValueError(
+            f"recipe {recipe.name} starts from {recipe.init_from or 'no stored weights'}: weights cannot be {weights}"
+        )
 
 
 def pixels(images: Tensor) -> Tensor:

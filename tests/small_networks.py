@@ -1,0 +1,48 @@
+"""Small dense networks, and what every method that certifies a ball must do with them."""
+
+import math
+from itertools import pairwise
+
+import torch
+from exact_radius import exact_radius
+
+from gloro_lite.attacks import pgd
+from gloro_lite.datasets import points
+
+
+def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
+    """Linear layers of these widths with an activation between them, all weights and biases normal with this deviation."""
+    torch.manual_seed(seed)
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [torch.nn.Linear(a, b), activation()]
+        for weight in layers[-2].parameters():
+            torch.nn.init.normal_(weight, std=scale)
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def radii_are_below_the_exact_ones(certify):
+    """`certify(network, x)` never passes the exact radius, and comes near it on some points."""
+    reached = 0
+    for seed in range(3):
+        network = dense(2, 5, 5, 3, seed=seed)
+        x = torch.randn(3, 2)
+        c = certify(network, x)
+        exact = torch.tensor([exact_radius(network, point) for point in x])
+        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
+        assert torch.equal(c.prediction, network(x).argmax(1)) and c.guarantee == "exact"
+        reached += int((c.radius > 0.8 * exact).sum())
+    assert reached >= 2
+
+
+def training_raises_what_is_certified(network, fit, certify):
+    """`fit(data)` trains the network on two moons; `certify(x)` then certifies most of them at 0.1, and no attack breaks one."""
+    x, y = points.moons(150)
+    history = fit((x, y))
+    assert all(map(math.isfinite, history)) and not network.training
+    c = certify(x)
+    assert (c.label == y).float().mean() > 0.6
+    assert torch.equal(c.label >= 0, c.radius > 0.1)
+    moved = pgd(network, x, c.prediction, 0.1, steps=30, restarts=2)
+    sure = c.label >= 0
+    assert torch.equal(network(moved).argmax(1)[sure], c.label[sure])

@@ -1,8 +1,8 @@
 """Searches for a false certificate: what `gloro_lite.train.falsify` runs on each stored model.
 
-Each takes a `Target` and inputs, and returns counts. `tries` are points that were looked at where the certificate forbids another
-label, `broken` the false certificates, each of which would be an error in the proof or in the program. Distances are recomputed in
-float64 with their rounding counted.
+Each takes a `Target` and inputs, and returns counts. `tries` are points that were looked at where the certificate forbids
+another label, `broken` the false certificates, each of which would be an error in the proof or in the program. Distances are
+recomputed in float64 with their rounding counted.
 """
 
 from __future__ import annotations
@@ -166,16 +166,12 @@ def pairs(target: Target, a: Tensor, b: Tensor, *, rounds: int = 2, halvings: in
             # The nearest certified point is at least epsilon away; at most far epsilon is looked at.
             near, far = torch.full((len(a),), 1.0, dtype=torch.float64), torch.full((len(a),), 12.0, dtype=torch.float64)
 
-            def at(t: Tensor, sign: float = sign) -> Tensor:
-                point = (middle.double() + sign * target.epsilon * t.view(shape) * direction).to(middle)
-                return point if target.bounds is None else point.clamp(*target.bounds)
-
             for _ in range(halvings):
                 half = (near + far) / 2
-                certified = target.certify(at(half), "exact").label != BOTTOM
+                certified = target.certify(_along(middle, sign * target.epsilon * half, direction), "exact").label != BOTTOM
                 near, far = torch.where(certified, near, half), torch.where(certified, half, far)
             counts["tries"] += len(a) * (halvings + 1)
-            ends.append(at(far))
+            ends.append(_along(middle, sign * target.epsilon * far, direction))
         p, q = ends
         one, other = target.certify(p, "exact").label, target.certify(q, "exact").label
         found = (one != BOTTOM) & (other != BOTTOM) & (one != other)
@@ -187,9 +183,8 @@ def pairs(target: Target, a: Tensor, b: Tensor, *, rounds: int = 2, halvings: in
             counts["nearest"] = nearest if counts["nearest"] is None else min(counts["nearest"], nearest)
             counts["slope"] = max(counts["slope"], _slope(target, p[found], q[found]))
         direction = _gradient(target, middle, target.label(middle))
-        step = (1e-3 * direction / direction.flatten(1).norm(dim=1).clamp_min(1e-300).view(shape)).to(middle)
-        if target.bounds is None:
-            counts["slope"] = max(counts["slope"], _slope(target, middle - step, middle + step))
+        lengths = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
+        counts["slope"] = max(counts["slope"], _slope(target, middle, _along(middle, 1e-3 / lengths, direction)))
     return counts
 
 
@@ -220,8 +215,12 @@ def toolbox(target: Target, x: Tensor, *, queries: int = 500, seed: int = 0) -> 
 
 def _between(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """a + t (b - a) for t (batch,), in a's precision."""
-    t = t.view(-1, *(1,) * (a.dim() - 1))
-    return (a.double() + t * (b.double() - a.double())).to(a)
+    return _along(a, t, b.double() - a.double())
+
+
+def _along(a: Tensor, t: Tensor, direction: Tensor) -> Tensor:
+    """a + t times a float64 direction for t (batch,), in a's precision."""
+    return (a.double() + t.view(-1, *(1,) * (a.dim() - 1)) * direction).to(a)
 
 
 def _boundary(target: Target, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,7 +255,7 @@ def _gradient(target: Target, x: Tensor, label: Tensor) -> Tensor:
 
 
 def _slope(target: Target, p: Tensor, q: Tensor) -> float:
-    """The largest |m(p) - m(q)| / ||p - q|| of the margins m = y_j - y_i, as a share of the bound on it, over a batch of pairs."""
+    """The largest |m(p) - m(q)| / ||p - q|| of the margins m = y_j - y_i over a batch of pairs, as a share of its bound."""
     with torch.no_grad():
         change = target.exact(p) - target.exact(q)
     finite = change.isfinite().all(dim=1)

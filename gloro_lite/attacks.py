@@ -38,7 +38,7 @@ def pgd(
     Raises ValueError for labels or radii of a wrong shape, a radius that is not finite or negative, less than one step or
     restart, and inputs outside the bounds: clamping those would leave the ball.
     """
-    ball = _Ball(x, radius, bounds)
+    ball = Ball(x, radius, bounds)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
     check_labels(labels, len(x))
@@ -70,7 +70,7 @@ def pgd(
     return found
 
 
-class _Ball:
+class Ball:
     """The l2 balls around a batch of inputs, and within bounds."""
 
     def __init__(self, x: Tensor, radius: float | Tensor, bounds: tuple[float, float] | None):

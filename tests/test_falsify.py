@@ -1,39 +1,120 @@
-"""The attack on certificates: it finds nothing within them, and does find what lies beyond."""
+"""The searches for false certificates: they find nothing where the proof holds, and find them where a bound is too small."""
 
+import json
+
+import pytest
 import torch
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.train import falsify
+from gloro_lite.methods.sites import Sites
+from gloro_lite.train import falsify, searches
+
+LINEAR = (nn.Linear(4, 3),)
+DEEP = (nn.Linear(4, 8), MinMax(), nn.Linear(8, 3))
 
 
-def test_nothing_breaks_within_the_radius_and_the_attack_breaks_what_lies_beyond():
+def target(layers=LINEAR, epsilon=0.1):
+    """A small random net, float32, with four inputs and three classes."""
     torch.manual_seed(0)
-    linear, deep = nn.Linear(4, 3), (nn.Linear(4, 8), MinMax(), nn.Linear(8, 3))
-    for layers, reached in (((linear,), 0.9), (deep, 0.0)):  # the bound of a linear net is tight
-        net = GloroNet(nn.Sequential(*layers), (4,), 0.1).eval()
-        counts = falsify.attack(net, torch.randn(60, 4), steps=10)
-        assert counts["images"] == 60 and counts["tries"] == 60 * 11 * 2
-        assert counts["broken"] == 0 and counts["float32_deployed"] == 0
-        assert all(share >= reached for share in counts["beyond"].values())
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    return falsify.of_net(GloroNet(nn.Sequential(*layers), (4,), epsilon).eval())
+
+
+def optimistic(of, factor=0.8):
+    """The same with radii that are too large, and constants too small, by a factor."""
+
+    def certify(x, guarantee):
+        c = of.certify(x, guarantee)
+        radius = c.radius / factor
+        return c._replace(radius=radius, label=c.prediction.where(radius > of.epsilon, -1))
+
+    return of._replace(certify=certify, constants=of.constants * factor)
+
+
+@pytest.mark.parametrize("layers, reached", [(LINEAR, 0.8), (DEEP, 0.0)])  # the bound of a linear net is tight
+def test_nothing_breaks_within_the_radius_and_the_attack_breaks_what_lies_beyond(layers, reached):
+    counts = searches.within(target(layers), torch.randn(60, 4), steps=10)
+    assert counts["images"] == 60 and counts["tries"] == 60 * (11 * 2 + 21)
+    assert counts["broken"] == 0 and counts["float32_deployed"] == 0
+    assert all(share >= reached for share in counts["beyond"].values())
+
+
+@pytest.mark.parametrize("kind", ["within", "rounding", "pairs"])
+@pytest.mark.parametrize("layers", [LINEAR, DEEP])
+def test_every_search_finds_what_is_there_and_only_that(kind, layers):
+    x = 3 * torch.randn(60, 4)
+    counts = falsify.search(target(layers), kind, x)
+    assert counts["images"] and counts["tries"]
+    assert not list(falsify.false_certificates({"tiny": {"searches": {kind: counts}}}))
+    if layers is LINEAR:
+        false = falsify.search(optimistic(target(layers)), kind, x)
+        assert list(falsify.false_certificates({"tiny": {"searches": {kind: false}}}))
+
+
+def test_rounding_alone_breaks_float32_near_a_boundary():
+    """Large features and small margins: what "exact" does not promise, and the reason for "deployed"."""
+    torch.manual_seed(0)
+    layer = nn.Linear(400, 3)
+    with torch.no_grad():
+        layer.weight -= layer.weight.mean(dim=1, keepdim=True)  # else one class is everywhere
+    a, b = 100 + torch.randn(2, 40, 400)
+    counts = searches.rounding(falsify.of_net(GloroNet(nn.Sequential(layer), (400,), 0.1).eval()), a, b)
+    assert counts["images"] > 50 and counts["float32"] > 0
+    assert counts["broken"] == 0 and counts["float32_deployed"] == 0
+
+
+def test_pairs_that_are_certified_for_different_labels_are_two_epsilon_apart():
+    counts = falsify.search(target(), "pairs", 3 * torch.randn(60, 4))
+    # Along the gradient of a linear margin the two balls touch, but for the bisection's last step.
+    assert counts["found"] > 20 and 2 <= counts["nearest"] < 2.2 and 0.99 < counts["slope"] <= 1 + 1e-9
+
+
+def test_sites_are_attacked_in_and_out_of_the_box(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    sites = Sites(torch.rand(6, 1, 2, 2), torch.arange(6) % 3)
+    save_file({"sites": sites.sites.detach(), "labels": sites.labels}, tmp_path / "model.safetensors")
+    x = torch.rand(12, 1, 2, 2)
+    for box in (None, (0.0, 1.0)):
+        of = falsify.of_sites(tmp_path / "model.safetensors", 0.05, box)
+        for kind in ("within", "pairs")[: 2 if box is None else 1]:
+            counts = falsify.search(of, kind, x)
+            assert counts["tries"] and not list(falsify.false_certificates({"sites": {"searches": {kind: counts}}}))
+    assert falsify.search(of._replace(certify=optimistic(of, 0.7).certify), "within", x)["broken"] > 0
 
 
 def test_at_a_linear_boundary_rounding_breaks_float32_but_no_certificate():
     counts = falsify.at_the_boundary(points=300)
     assert counts["tries"] > 600
     assert counts["broken"] == 0 and counts["float32_deployed"] == 0
-    assert counts["float32"] > 0  # what "exact" does not promise, and the reason for "deployed"
+    assert counts["float32"] > 0
 
 
-def test_a_bound_that_is_too_small_is_broken(monkeypatch):
-    """The attack can fail: with constants a tenth smaller it breaks certificates."""
-    original = falsify.certify
-
-    def optimistic(net, x, epsilon=None, **keywords):
-        c = original(net, x, epsilon, **keywords)
-        return c._replace(radius=c.radius / 0.9)
-
-    monkeypatch.setattr(falsify, "certify", optimistic)
-    torch.manual_seed(0)
-    net = GloroNet(nn.Sequential(nn.Linear(4, 3)), (4,), 0.1).eval()
-    assert falsify.attack(net, torch.randn(60, 4), steps=20)["broken"] > 0
+def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "results" / "tiny" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
+    monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
+    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": target()}, torch.randn(60, 4)))
+    assert falsify.main(["tiny", "--searches", "within", "--images", "7"]) == 0
+    first = json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]
+    assert first["searches"]["within"]["images"] == 7
+    assert falsify.main(["tiny/seed-0", "--searches", "within", "pairs"]) == 0
+    second = json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]
+    assert second["searches"]["within"] == first["searches"]["within"] and "pairs" in second["searches"]
+    assert falsify.main(["tiny", "--searches", "within", "--images", "9", "--again"]) == 0
+    again = json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]
+    assert again["searches"]["within"]["images"] == 9
+    (folder / "model.safetensors").write_bytes(b"others")
+    assert falsify.main(["tiny", "--searches", "pairs"]) == 0
+    assert list(json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]["searches"]) == ["pairs"]
+    capsys.readouterr()
+    assert falsify.main(["other"]) == 1 and "there is no stored model 'other'" in capsys.readouterr().err
+    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": optimistic(target())}, 3 * torch.randn(60, 4)))
+    assert falsify.main(["tiny", "--searches", "within"]) == 1 and "false certificates" in capsys.readouterr().out

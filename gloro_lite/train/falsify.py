@@ -1,63 +1,108 @@
-"""Try to break the certificates of stored nets: `python -m gloro_lite.train.falsify` writes `data/falsification.json`.
+"""Try to break the certificates of stored models: `python -m gloro_lite.train.falsify` writes `data/falsification.json`.
 
-Each image is attacked within its own certified radius. A point of another label there would prove the certificate false. The
-same attack beyond the radius shows that it is one that finds such points where they are.
+A point of another label within a certified radius would prove the certificate false. The searches (`gloro_lite.train.searches`)
+are projected gradient ascent, AutoAttack, rounding near a decision boundary, and pairs of inputs as Definition 2 forbids them.
+The same attack beyond the radius shows that it is one that finds such points where they are.
+
+    python -m gloro_lite.train.falsify                      # all stored models, what is recorded left out
+    python -m gloro_lite.train.falsify mnist-0.3 --again    # seed 0 of one, anew
+
+The record is written after each search, so that an interrupted run goes on where it was; what was found of other weights is
+thrown away. Needs safetensors and, for AutoAttack, the extra `attacks`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gloro_lite import stored
-from gloro_lite.attacks import pgd
 from gloro_lite.datasets import benchmarks
-from gloro_lite.evaluate import certify
 from gloro_lite.files import home, write_atomically
-from gloro_lite.net import GloroNet
+from gloro_lite.lipschitz.nodes import Affine
+from gloro_lite.lipschitz.norms import Proven
+from gloro_lite.lipschitz.program import Program
+from gloro_lite.lipschitz.rounding import Upper
+from gloro_lite.methods.sites import load_data, load_sites
+from gloro_lite.net import GloroNet, _head
+from gloro_lite.train import searches
 from gloro_lite.train.results import machine
+from gloro_lite.train.searches import Target
 
 OUTPUT = home() / "falsification.json"
-RUNS = (("mnist-0.3/seed-0", 10_000), ("mnist-1.58/seed-0", 200))
-"""Stored runs, and how many of their first test images are attacked."""
-BEYOND = (1.25, 1.5, 2.0)
-"""Multiples of each image's radius at which the attack is let loose too, where it may succeed."""
+IMAGES = {"mnist-0.3/seed-0": {"within": 10_000}}
+"""How many of the first test images a search looks at, where it is not as `SIZES` says."""
+SIZES = {"within": 100, "rounding": 30, "pairs": 30, "autoattack": 10}
+SEARCHES: dict[str, Callable[..., dict]] = {
+    "within": searches.within,
+    "rounding": searches.rounding,
+    "pairs": searches.pairs,
+    "autoattack": searches.toolbox,
+}
 
 
-def attack(net: GloroNet, x: Tensor, *, steps: int = 50, restarts: int = 2, batch_size: int = 500) -> dict:
-    """Attack images x, ``(n, *net.input_shape)``, each within its certified radius, and beyond it.
+def names() -> list[str]:
+    """All stored models, as `<recipe>/seed-<n>` and `sites/<run>/seed-<n>`; and the linear classifier of `at_the_boundary`."""
+    root = stored.CHECKOUT
+    nets = [path.parent for path in root.glob("*/seed-*/result.json")]
+    sites = [path.parent for path in root.glob("sites/*/seed-*/result.json")]
+    return [path.relative_to(root).as_posix() for path in sorted(nets) + sorted(sites)] + ["linear"]
 
-    Returns: counts. `tries` are the points that were looked at within the radius; `broken` the images whose exact prediction
-    (float64) changed there: false certificates. `float32` counts those where the float32 network itself gave another class, which
-    "exact" does not exclude; `float32_deployed` those within the "deployed" radius, false certificates too. `beyond`
-    holds the fraction of images that the attack broke at each multiple of the radius.
-    """
-    exact, deployed = certify(net, x), certify(net, x, guarantee="deployed")
-    kept = exact.radius.isfinite() & (exact.radius > 0)
-    x, prediction = x[kept], exact.prediction[kept]
-    counts = {"images": len(x), "tries": len(x) * (steps + 1) * restarts, "broken": 0, "float32": 0, "float32_deployed": 0}
-    beyond = dict.fromkeys(BEYOND, 0)
 
-    def moved(part: slice, radius: Tensor, **how: int) -> tuple[Tensor, Tensor]:
-        """Where the attack changed the prediction: of the exact network, and of float32."""
-        points = pgd(net.logits, x[part], prediction[part], radius[part], **how)
-        with torch.no_grad():
-            single = net.logits(points).argmax(dim=1)
-        return net.certify(points).prediction != prediction[part], single != prediction[part]
+def full_name(name: str) -> str:
+    """`mnist-0.3` stands for its seed 0. Raises ValueError for what is not stored."""
+    known = names()
+    full = next((known_name for known_name in (name, f"{name}/seed-0") if known_name in known), None)
+    if full is None:
+        raise ValueError(f"there is no stored model {name!r}: there are {', '.join(known)}")
+    return full
 
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size)
-        broken, single = moved(part, exact.radius[kept], steps=steps, restarts=restarts, seed=start)
-        counts["broken"] += int(broken.sum())
-        counts["float32"] += int(single.sum())
-        counts["float32_deployed"] += int(moved(part, deployed.radius[kept], steps=20)[1].sum())
-        for multiple in BEYOND:
-            beyond[multiple] += int(moved(part, multiple * exact.radius[kept], steps=20)[0].sum())
-    return counts | {"beyond": {str(multiple): count / max(len(x), 1) for multiple, count in beyond.items()}}
+
+class _Believed(Proven):
+    """Norms that a run's record holds, which `data/checker` proves by other means; what it does not hold is proven here."""
+
+    def __init__(self, norms: dict[str, float]):
+        super().__init__()
+        self._believed = norms
+
+    def operator(self, node: Affine) -> Upper:
+        return Upper(self._believed[node.name]) if node.name in self._believed else super().operator(node)
+
+
+def of_net(net: GloroNet, norms: dict[str, float] | None = None) -> Target:
+    """A net as a target. With `norms`, by layer, as its record has them, they are not proven anew, which takes minutes."""
+    if norms:
+        program = Program(net.network, net.input_shape)
+        program._proven = _Believed(norms)
+        net._program = (program, _head(program, net.tight), net.tight)
+    return Target(
+        net.logits,
+        lambda x: net.program().network(x.double()),
+        lambda x, guarantee: net.certify(x, guarantee=guarantee),
+        net.margin_constants(),
+        net.epsilon,
+    )
+
+
+def of_sites(path: Path, epsilon: float, bounds: tuple[float, float] | None) -> Target:
+    """Stored sites as a target, by the certificates of cells, in the box where bounds are given."""
+    sites = load_sites(path)
+    classifier = sites.classifier()
+    constants = 1 - torch.eye(sites.classes, dtype=torch.float64)  # the margins of half the distances
+
+    def certify(x: Tensor, guarantee: str):
+        return classifier.certify_by_cells(x, epsilon, box=bounds)
+
+    return Target(sites, classifier.logits, certify, constants, epsilon, ("exact",), bounds)
 
 
 def at_the_boundary(*, points: int = 1000, inputs: int = 784, seed: int = 0) -> dict:
@@ -97,28 +142,101 @@ def at_the_boundary(*, points: int = 1000, inputs: int = 784, seed: int = 0) -> 
     return counts
 
 
+def _partners(x: Tensor, prediction: Tensor) -> Tensor:
+    """For each input the next one that is predicted otherwise; itself where all are predicted alike."""
+    others = (prediction[None, :] != prediction[:, None]).int()
+    order = (torch.arange(len(x))[None, :] - torch.arange(len(x))[:, None]) % len(x)
+    return x[(order + len(x) * (1 - others)).argmin(dim=1)]
+
+
+def search(target: Target, kind: str, x: Tensor, **settings: int) -> dict:
+    """Run one of `SEARCHES` on the images x: those between two inputs go from each image to the next of another prediction."""
+    if kind in ("within", "autoattack"):
+        return SEARCHES[kind](target, x, **settings)
+    return SEARCHES[kind](target, x, _partners(x, target.label(x)), **settings)
+
+
+def targets(name: str, root: str | None) -> tuple[dict[str, Target], Tensor]:
+    """A stored model's targets, by the name of what they certify, and its test images."""
+    folder = stored.CHECKOUT / name
+    result = json.loads((folder / "result.json").read_text())
+    if name.startswith("sites/"):
+        test = load_data(result["settings"]["data"], root, result["seed"])[2]
+        kinds = {"cells": None, "in the box": (0.0, 1.0)}
+        return {k: of_sites(folder / "model.safetensors", result["epsilon"], box) for k, box in kinds.items()}, test.images()
+    test = benchmarks.load(result["settings"]["dataset"], root).test
+    norms = result.get("layer_norms") if result.get("weights_sha256") == digest(name) else None
+    return {"": of_net(stored.load(name), norms)}, test.x.float() / 255
+
+
+def recorded(again: bool, chosen: list[str]) -> dict[str, Any]:
+    """What the record holds of weights as they are now, but for models that are to be attacked again."""
+    if not OUTPUT.is_file():
+        return {}
+    attacked = json.loads(OUTPUT.read_text())["attacked"]
+    return {
+        name: entry
+        for name, entry in attacked.items()
+        if name in names() and entry.get("weights_sha256") == digest(name) and not (again and name in chosen)
+    }
+
+
+def digest(name: str) -> str | None:
+    """SHA-256 of a stored model's weights; None for the linear classifier, which is made from its seed."""
+    if name == "linear":
+        return None
+    return hashlib.sha256((stored.CHECKOUT / name / "model.safetensors").read_bytes()).hexdigest()
+
+
+def false_certificates(attacked: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each search that broke a certificate, or a bound on a slope."""
+    for name, entry in attacked.items():
+        for kind, counts in entry["searches"].items():
+            wrong = counts["broken"] + counts.get("float32_deployed", 0)
+            if wrong or counts.get("slope", 0.0) > 1 + 1e-9:
+                yield f"{name}, {kind}: {wrong} false certificates, slopes up to {counts.get('slope', 0.0)} of their bound"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0 when no certificate broke, 1 when one did or after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.train.falsify", description="Attack the stored nets' certificates."
+        prog="python -m gloro_lite.train.falsify", description="Attack the stored models' certificates."
     )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="stored models, <recipe>[/seed-<n>], or linear (default: all)")
     parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="default: all of them")
+    parser.add_argument("--images", type=int, metavar="N", help="look at the first N test images in each search")
+    parser.add_argument("--again", action="store_true", help="attack anew what the record already holds")
     options = parser.parse_args(arguments)
-    found = {}
+    if options.images is not None and options.images < 2:
+        parser.error("--images takes a number from 2 up")
     try:
-        for run, count in RUNS:
-            net = stored.load(run)
-            test = benchmarks.load(stored.record(run)["settings"]["dataset"], options.data).test
-            found[run] = attack(net, test.x[:count].float() / 255)
-            print(run, found[run], flush=True)
-    except (ValueError, OSError, benchmarks.DataError) as error:
+        chosen = [full_name(name) for name in options.names] or names()
+        attacked = recorded(options.again, chosen)
+        for name in chosen:
+            entry = attacked.setdefault(name, {"weights_sha256": digest(name), "searches": {}})
+            todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in entry["searches"])]
+            if name == "linear":
+                todo = [] if entry["searches"] else ["boundary"]
+            loaded = targets(name, options.data) if todo and name != "linear" else ({"": None}, None)
+            for kind in todo:
+                for part, target in loaded[0].items():
+                    if part == "in the box" and kind in ("pairs", "rounding"):
+                        continue  # Definition 2 is about all inputs
+                    count = options.images or IMAGES.get(name, {}).get(kind, SIZES.get(kind, 0))
+                    started = time.process_time()
+                    counts = at_the_boundary() if target is None else search(target, kind, loaded[1][:count])
+                    counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
+                    entry["searches"][f"{kind}, {part}" if part else kind] = counts
+                    print(name, part, kind, json.dumps(counts), flush=True)
+                    order = {k: attacked[k] for k in names() if k in attacked}
+                    write_atomically(OUTPUT, (json.dumps({"attacked": order}, indent=2) + "\n").encode())
+    except (ValueError, OSError, ImportError, benchmarks.DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found["linear"] = at_the_boundary()
-    print("linear", found["linear"])
-    record = {"machine": machine(torch.device("cpu")), "attacked": found}
-    write_atomically(OUTPUT, (json.dumps(record, indent=2) + "\n").encode())
-    return int(any(counts["broken"] or counts["float32_deployed"] for counts in found.values()))
+    wrong = list(false_certificates(attacked))
+    print("\n".join(wrong) or "no certificate broke")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup book notebooks lab lint check test links cards bench picture serve clean lock
+.PHONY: help setup book pdf notebooks lab lint check test links cards bench picture serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
+	@echo "make pdf    the whole book as one PDF, which its first page links to (needs Chromium or Chrome)"
 	@echo "make lab    the chapters in JupyterLab, to change and run"
 	@echo "make check  lint, types and the fast tests, in a minute"
 	@echo "make test   everything that CI checks"
@@ -43,6 +44,12 @@ book: notebooks
 	$(BIN)/python book/_ext/licences.py _build/html
 	@echo
 	@echo "The book is ready: open $(CURDIR)/_build/html/index.html"
+
+# One page of all chapters, printed by the browser; then the book again, with the link.
+pdf: notebooks
+	$(BIN)/jupyter-book build . --path-output . --builder singlehtml --quiet
+	$(BIN)/python book/_ext/pdf.py
+	$(MAKE) book
 
 lab: $(READY)
 	$(BIN)/jupyter lab book/introduction.ipynb

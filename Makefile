@@ -10,10 +10,11 @@ READY  := $(VENV)/.ready
 # A process for each core, and no more than memory has room for. The pages are tested by one: a browser takes several cores itself.
 SPREAD := -n auto --maxprocesses 4
 
-.PHONY: help setup book notebooks lab lint check test links cards bench picture serve clean lock
+.PHONY: help setup book pdf notebooks lab lint check test links cards bench picture serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
+	@echo "make pdf    the whole book as one PDF, which its first page links to (needs Chromium or Chrome)"
 	@echo "make lab    the chapters in JupyterLab, to change and run"
 	@echo "make check  lint, types and the fast tests, in a minute"
 	@echo "make test   everything that CI checks"
@@ -45,6 +46,12 @@ book: notebooks
 	$(BIN)/python book/_ext/licences.py _build/html
 	@echo
 	@echo "The book is ready: open $(CURDIR)/_build/html/index.html"
+
+# One page of all chapters, printed by the browser; then the book again, with the link.
+pdf: notebooks
+	$(BIN)/jupyter-book build . --path-output . --builder singlehtml --quiet
+	$(BIN)/python book/_ext/pdf.py
+	$(MAKE) book
 
 lab: $(READY)
 	$(BIN)/jupyter lab book/introduction.ipynb

@@ -62,8 +62,15 @@ def test_replay_records_every_epoch():
     replay = TrainingReplay(*recordings, epsilon=0.2)
     assert len(replay.gloro["history"]) == len(replay.gloro["constants"]) == 3
     assert len(replay.gloro_weights) == 3 * len(recordings[0].weights[0])
+    # What is shown is the net with its weights in half precision.
     with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(parameter.half())
         logits = net.logits(x)
+    assert replay.standard["constants"][-1] == net.margin_constants().tolist()
+    halves = torch.frombuffer(bytearray(recordings[1].weights[-1]), dtype=torch.float16)
+    whole = torch.frombuffer(bytearray(export.weights(net)), dtype=torch.float32)
+    assert torch.equal(halves.float(), whole)
     margin = torch.where(y == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
     assert replay.standard["history"][-1]["margin"] == pytest.approx(margin.median().item(), rel=1e-5)
     entropy = torch.nn.functional.cross_entropy(logits, y).item()

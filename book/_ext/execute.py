@@ -4,12 +4,14 @@ With `-p NAME VALUE` it runs one chapter as plain papermill would, but refuses a
 
 Each executed twin goes to _build/notebooks/. It carries the state of everything that its run read in the repository: the
 notebook, the modules that it imported, data files, folders that it listed, files that it found missing. While all of that is
-as it was, the twin is kept; the book's build and the tests look at the same.
+as it was, the twin is kept; the book's build and the tests look at the same. It also says when it ran, for how long and with
+which versions, for the foot of its page.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -156,6 +159,20 @@ def _names(seen: list[tuple[str, str]]) -> list[str]:
     return list(names)
 
 
+def lighten(nb: nbformat.NotebookNode) -> None:
+    """Store each figure in as few bytes as show the same."""
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
+    pictures = [
+        output.data for output in outputs if "image/png" in output.get("data", {})
+    ]
+    if pictures:
+        from gloro_lite.plotting import fewer_bytes
+
+        for data in pictures:
+            png = fewer_bytes(base64.b64decode(data["image/png"]))
+            data["image/png"] = base64.b64encode(png).decode()
+
+
 def canonical(nb: nbformat.NotebookNode) -> None:
     """Take out what differs from run to run without meaning: timings, addresses in reprs, random widget and cell ids."""
     text = nbformat.writes(nb)
@@ -199,6 +216,7 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_suffix(".part.ipynb")
     files, source = Files.all(), notebook.read_bytes()
+    began, start = datetime.now(UTC), time.perf_counter()
     try:
         papermill.execute_notebook(
             _recorded(nbformat.reads(source.decode(), 4)),
@@ -212,11 +230,14 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
         )
         nb = nbformat.read(part, 4)
         _check_finished(nb, notebook)
-        seen = json.loads(nb.cells.pop().outputs[0].text)
+        report = json.loads(nb.cells.pop().outputs[0].text)
         nb.cells.pop(0)
         canonical(nb)
+        lighten(nb)
         if not parameters:
-            states = {name: _state(name, notebook, files) for name in _names(seen)}
+            states = {
+                name: _state(name, notebook, files) for name in _names(report["seen"])
+            }
             states["notebook"] = _digest(source)
             now = Files()
             for name, state in states.items():
@@ -224,7 +245,12 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
                     raise NotebookError(
                         f"{notebook.name}: {name} was changed while it ran; run it again"
                     )
-            nb.metadata["gloro"] = {"inputs": states}
+            run = {
+                "date": began.date().isoformat(),
+                "seconds": round(time.perf_counter() - start),
+                "versions": report["versions"],
+            }
+            nb.metadata["gloro"] = {"inputs": states, "run": run}
         nbformat.write(nb, part)
         os.replace(part, output)
     except NotebookError:

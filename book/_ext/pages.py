@@ -1,17 +1,28 @@
-"""Sphinx extension: what every page says of itself to search engines, valid HTML, and what a page need not carry.
+"""Sphinx extension: what every page says of itself, valid HTML, and what a page need not carry.
 
-A page's description is its first paragraph. Font Awesome's script and style rules, 1.6 MB of icons, are cut down to those that
-the pages show.
+To search engines and to who shares a link: a page's description is its first paragraph. To readers: when a chapter ran and with
+what, at its foot. Font Awesome's script and style rules, 1.6 MB of icons, are cut down to those that the pages show.
+
+Where the book is published stands in _config.yml: with `repository: url:` chapters link to Binder and Colab; with
+`html: baseurl:` pages have their own address and a picture for previews, and there is a sitemap.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import shutil
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import nbformat
 from docutils import nodes
+from execute import ROOT, twin
+from PIL import Image
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -19,6 +30,13 @@ logger = logging.getLogger(__name__)
 LONGEST = 155  # letters that search engines show of a description
 SCRIPT = Path("_static") / "scripts" / "fontawesome.js"
 SHEET = Path("_static") / "styles" / "pydata-sphinx-theme.css"
+PDF = ROOT / "_build" / "pdf" / "gloro-lite.pdf"  # pdf.py makes it
+PREVIEW = ROOT / "book" / "images" / "margin_explorer.png"
+LAUNCH = {
+    "notebook_interface": "jupyterlab",
+    "binderhub_url": "https://mybinder.org",
+    "colab_url": "https://colab.research.google.com",
+}
 # An icon in the script: its name, then width, height, other names, code and outline.
 ENTRY = re.compile(
     r'("?)([a-z0-9-]+)\1:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?'
@@ -59,6 +77,45 @@ def tidied(body: str) -> str:
     )
 
 
+def foot(pagename: str) -> str:
+    """When a chapter's notebook ran, for how long and with which versions; nothing for pages without code."""
+    notebook = ROOT / f"{pagename}.ipynb"
+    if not notebook.is_file() or not twin(notebook).is_file():
+        return ""
+    run = nbformat.read(twin(notebook), 4).metadata.get("gloro", {}).get("run")
+    if run is None:
+        return ""
+    versions = " and ".join(
+        f"{name} {version}" for name, version in run["versions"].items()
+    )
+    return (
+        f'<p class="gloro-run">Last run on {run["date"]} in {run["seconds"]} s, '
+        f"with {html.escape(versions)}.</p>"
+    )
+
+
+def offered(body: str) -> str:
+    """A body with the link to the PDF at its place, if there is one that is not older than any chapter's results."""
+    place = '<p class="gloro-pdf"></p>'
+    if place not in body or not _pdf_is_current():
+        return body.replace(place, "")
+    size = PDF.stat().st_size / 1e6
+    link = f'<a href="../{PDF.name}">The whole book as PDF</a> ({size:.1f} MB).'
+    return body.replace(place, f'<p class="gloro-pdf">{link}</p>')
+
+
+def _pdf_is_current() -> bool:
+    if not PDF.is_file():
+        return False
+    results = twin(ROOT / "any.ipynb").parent.glob("*.ipynb")
+    return all(PDF.stat().st_mtime >= path.stat().st_mtime for path in results)
+
+
+def with_pdf_link(app: Sphinx, env, added, changed, removed) -> list[str]:
+    """The first page is written anew at each build: whether there is a PDF is not in its source."""
+    return [app.config.root_doc]
+
+
 def describe(
     app: Sphinx,
     pagename: str,
@@ -66,16 +123,67 @@ def describe(
     context: dict,
     doctree: nodes.document | None,
 ) -> None:
-    """Add the description of a page to its head, and tidy its body."""
+    """Add to a page's head what it says of itself, and to its body its foot; tidy the body."""
+    if app.builder.name != "html":
+        return
     if "body" in context:
-        context["body"] = tidied(context["body"])
-    words = description(doctree) or shortened(
-        f"{context.get('title', '')}: {app.config.html_title or app.config.project}"
+        context["body"] = offered(tidied(context["body"])) + foot(pagename)
+    book = app.config.html_title or app.config.project
+    title = html.unescape(re.sub("<[^>]*>", "", context.get("title", ""))) or book
+    words = description(doctree) or shortened(f"{title}: {book}")
+    tags = {"title": title, "description": words, "type": "article", "site_name": book}
+    if address := app.config.html_baseurl:
+        address = address.rstrip("/")
+        tags["url"] = f"{address}/{pagename}.html"
+        tags["image"] = f"{address}/_images/{PREVIEW.name}"
+    lines = [f'<meta name="description" content="{html.escape(words, quote=True)}">']
+    for name, value in tags.items():
+        content = html.escape(value, quote=True)
+        lines.append(f'<meta property="og:{name}" content="{content}">')
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines, ""])
+
+
+def launch(app: Sphinx, config: Config) -> None:
+    """Links to Binder and Colab, where the repository's address is known."""
+    if config.html_theme_options.get("repository_url"):
+        config.html_theme_options.setdefault("repository_branch", "main")
+        config.html_theme_options["launch_buttons"] = dict(LAUNCH)
+
+
+def half_size(app: Sphinx, doctree: nodes.document) -> None:
+    """Figures that notebooks draw have two dots for each of the page's: show them at half their size."""
+    for node in doctree.findall(nodes.image):
+        path = Path(app.srcdir) / node["uri"]
+        if path.suffix == ".png" and "jupyter_execute" in path.parts:
+            with Image.open(path) as picture:
+                if picture.info.get("dpi", (0, 0))[0] > 200:
+                    node["width"] = f"{round(picture.width / 2)}px"
+
+
+def sitemap(app: Sphinx, error: Exception | None) -> None:
+    """Beside the pages: the PDF; and where the book's address is known, the list of its pages and the picture for previews."""
+    out = Path(app.outdir)
+    if error or app.builder.name != "html":
+        return
+    if _pdf_is_current():
+        shutil.copy(PDF, out)
+    else:
+        (out / PDF.name).unlink(missing_ok=True)
+    if not app.config.html_baseurl:
+        return
+    shutil.copy(PREVIEW, out / "_images")
+    address = html.escape(app.config.html_baseurl.rstrip("/"))
+    pages = (
+        f"<url><loc>{address}/{page}.html</loc></url>"
+        for page in sorted(app.env.found_docs)
     )
-    context["metatags"] = (
-        context.get("metatags", "")
-        + f'\n<meta name="description" content="{html.escape(words, quote=True)}">\n'
+    lines = (
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">',
+        *pages,
+        "</urlset>",
     )
+    (out / "sitemap.xml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def fewer_icons(script: str, wanted: set[str]) -> str:
@@ -127,6 +235,10 @@ def cut_icons(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict:
+    app.connect("config-inited", launch, priority=400)  # before the theme
+    app.connect("env-get-outdated", with_pdf_link)
+    app.connect("doctree-read", half_size)
     app.connect("html-page-context", describe)
     app.connect("build-finished", cut_icons)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("build-finished", sitemap)
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}

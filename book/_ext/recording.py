@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import sys
 
 _seen: dict[tuple[str, str], None] = {}
@@ -24,8 +25,13 @@ def start(*roots: str) -> None:
 
 
 def report() -> str:
-    """A JSON list of [kind, path], kind "read", "list" or "ask"; modules are named by their source."""
-    return json.dumps(list(_seen))
+    """As JSON: under "seen" a list of [kind, path], kind "read", "list" or "ask", where modules are named by their source; under
+    "versions" those of Python and of PyTorch, if the notebook has imported it."""
+    torch = sys.modules.get("torch")
+    versions = {"Python": platform.python_version()} | (
+        {"PyTorch": str(torch.__version__)} if torch else {}
+    )
+    return json.dumps({"seen": list(_seen), "versions": versions})
 
 
 def _note(kind: str, path) -> None:

@@ -57,13 +57,16 @@ class Widget(anywidget.AnyWidget):
         from IPython.display import HTML
         from matplotlib import pyplot as plt
 
+        from gloro_lite.plotting import fewer_bytes
+
         figure = self._draw()
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=80)
+        figure.savefig(buffer, format="png", dpi=160)  # two dots for each of the page's
         plt.close(figure)
-        picture = base64.b64encode(buffer.getvalue()).decode()
+        picture = base64.b64encode(fewer_bytes(buffer.getvalue())).decode()
+        width = round(80 * figure.get_figwidth())
         alt = html.escape(self.description, quote=True)
-        image = f'<img class="gloro-still" alt="{alt}" src="data:image/png;base64,{picture}">'
+        image = f'<img class="gloro-still" width="{width}" alt="{alt}" src="data:image/png;base64,{picture}">'
         return HTML(f'<noscript class="gloro-noscript">{image}</noscript>')
 
 

@@ -15,6 +15,18 @@ export function network(layers, view, offset = 0) {
   return { layers: built, length: at - offset };
 }
 
+/** Half-precision floats as the bytes of the same numbers in single precision, which `network` reads. */
+export function widened(view) {
+  const wide = new DataView(new ArrayBuffer(2 * view.byteLength));
+  for (let at = 0; at < view.byteLength; at += 2) {
+    const half = view.getUint16(at, true);
+    const [exponent, fraction] = [(half >> 10) & 31, half & 1023];
+    const size = exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction;
+    wide.setFloat32(2 * at, half >> 15 ? -size : size, true);
+  }
+  return wide;
+}
+
 /** Points that go through the network together: few enough that all their activations stay in the processor's cache. */
 const BLOCK = 512;
 

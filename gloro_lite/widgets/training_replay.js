@@ -1,4 +1,4 @@
-import { boundaries, logits, network, predictions, verified } from "./core.js";
+import { boundaries, logits, network, predictions, verified, widened } from "./core.js";
 import { COLORS, announcer, button, container, element, epsilonSlider, hatching, legend, listen, mount, redrawing, round, slider, svg } from "./page.js";
 import { Plane } from "./plane.js";
 
@@ -56,7 +56,7 @@ function render({ model, el }) {
       `${spec.title}: a map of its classes and of bottom at the epoch shown. The left and right arrow keys step through the epochs.`,
     );
     const lattice = plane.lattice(SIZE);
-    const weights = model.get(`${name}_weights`);
+    const weights = widened(model.get(`${name}_weights`));
     const { length } = network(spec.layers, weights);
     const net = (epoch) => network(spec.layers, weights, epoch * length);
     // What an epoch shows is computed when it is first asked for, and kept: going back costs a drawing only.

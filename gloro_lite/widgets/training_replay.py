@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
+import numpy as np
 import torch
 import traitlets
 from torch import Tensor, nn
@@ -30,16 +33,30 @@ class Recording:
         """Keep the weights, the certified margin constants and the epoch's row of the history, and add to that row what can be
         compared between trainings with and without bottom: over the points, the median of the label's logit less the largest
         other, with its sign, and the mean cross-entropy of the logits without bottom, in nats.
+
+        Weights are kept in half precision, so that a page with many epochs stays small. What is shown and what is certified is
+        that rounded net: the constants, the margins and the cross-entropy are its own.
         """
+        net = _rounded(net)
         self.layers = export.layers(net)
-        self.weights.append(export.weights(net))
+        self.weights.append(np.frombuffer(export.weights(net), "<f4").astype("<f2").tobytes())
         self.constants.append(export.table(net))
         with torch.no_grad():
             logits = net.logits(self.points).double()
         own = logits.gather(1, self.labels[:, None])
         margins = own - logits.scatter(1, self.labels[:, None], -torch.inf).amax(1, keepdim=True)
         entropy = nn.functional.cross_entropy(logits, self.labels)
-        self.history.append({**epoch._asdict(), "margin": margins.median().item(), "cross_entropy": entropy.item()})
+        row = {**epoch._asdict(), "margin": margins.median().item(), "cross_entropy": entropy.item()}
+        self.history.append({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()})
+
+
+def _rounded(net: GloroNet) -> GloroNet:
+    """A copy of the net whose parameters are half-precision numbers."""
+    copy = deepcopy(net)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.copy_(parameter.half())
+    return copy
 
 
 class TrainingReplay(Widget):

@@ -658,7 +658,8 @@ def test_training_replay(opened):
         for name, bottom, vra in both:
             stored = state[f"{name}_weights"]
             each = len(stored) // (last + 1)
-            network = rebuilt(state[name]["layers"], stored[epoch * each : (epoch + 1) * each])
+            halves = torch.frombuffer(bytearray(stored[epoch * each : (epoch + 1) * each]), dtype=torch.float16)
+            network = rebuilt(state[name]["layers"], halves.float().numpy().tobytes())
             table = torch.tensor(state[name]["constants"][epoch], dtype=torch.float64)
             with torch.no_grad():
                 radius = certified_radius(network(lattice), table)

@@ -36,6 +36,14 @@ test("many points at once are the same as one by one", () => {
   }
 });
 
+test("half-precision floats are widened", () => {
+  const halves = { 0x0000: 0, 0x3c00: 1, 0xc000: -2, 0x3555: 0.333251953125, 0x7bff: 65504, 0x0001: 2 ** -24, 0x83ff: -1023 * 2 ** -24 };
+  const bytes = new DataView(new ArrayBuffer(2 * Object.keys(halves).length));
+  Object.keys(halves).forEach((half, k) => bytes.setUint16(2 * k, Number(half), true));
+  const wide = core.widened(bytes);
+  assert.deepEqual(Object.keys(halves).map((_, k) => wide.getFloat32(4 * k, true)), Object.values(halves));
+});
+
 test("weights of one epoch after another are read from where each begins", () => {
   const one = vectors.nets[0];
   const bytes = new Uint8Array(view(one.weights).buffer);

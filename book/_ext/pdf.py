@@ -1,0 +1,87 @@
+"""Make the whole book one PDF: `python book/_ext/pdf.py`, after `jupyter-book build . --builder singlehtml`.
+
+The single page of all chapters is printed by the installed Chromium or Chrome. Its headings become the outline, its links stay
+links, widgets are shown as still pictures, solutions are unfolded, and folded code stays folded.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from browser import launched
+
+BUILD = Path(__file__).resolve().parents[2] / "_build"
+PAGES = BUILD / "singlehtml"
+TARGET = BUILD / "pdf" / "gloro-lite.pdf"
+MINUTES = 10
+FOOT = """<div style="width: 100%; font: 8px sans-serif; text-align: center; color: #444">
+<span class="pageNumber"></span></div>"""
+
+
+def single_page() -> Path:
+    """The page that holds all chapters. Raises SystemExit where it was not built."""
+    found = [page for page in PAGES.rglob("*.html") if page.stat().st_size > 100_000]
+    if len(found) != 1:
+        raise SystemExit(
+            "build the single page first: make pdf (jupyter-book build . --path-output . --builder singlehtml)"
+        )
+    return found[0]
+
+
+def with_stills(text: str) -> str:
+    """The page with each widget's still picture in place of the widget."""
+    text = re.sub(
+        r'<noscript class="gloro-noscript">(.*?)</noscript>',
+        r"<p>\1</p>",
+        text,
+        flags=re.DOTALL,
+    )
+    return re.sub(
+        r'<script type="application/vnd\.jupyter\.widget-[a-z]+\+json">.*?</script>',
+        "",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> None:
+    page_file = single_page()
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    still = page_file.with_name("print.html")
+    still.write_text(
+        with_stills(page_file.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    try:
+        with launched() as browser:
+            page = browser.new_page(color_scheme="light")
+            page.set_default_timeout(MINUTES * 60_000)
+            page.goto(still.as_uri())
+            page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+            page.evaluate("document.fonts.ready.then(() => true)")
+            page.emulate_media(media="print", color_scheme="light")
+            part = TARGET.with_suffix(".part")
+            page.pdf(
+                path=part,
+                format="A4",
+                margin={
+                    "top": "18mm",
+                    "bottom": "18mm",
+                    "left": "18mm",
+                    "right": "18mm",
+                },
+                print_background=True,
+                outline=True,
+                tagged=True,
+                display_header_footer=True,
+                header_template="<span></span>",
+                footer_template=FOOT,
+            )
+            part.replace(TARGET)
+    finally:
+        still.unlink(missing_ok=True)
+    print(TARGET)
+
+
+if __name__ == "__main__":
+    main()

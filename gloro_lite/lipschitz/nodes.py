@@ -115,8 +115,10 @@ class Node:
         if deployed is not None and constants.deployed is not None:
             rounding = constants.rounding(self, constants.deployed)
             reach, slope = track.length + deployed.at, track.lipschitz + deployed.slope
+            # An offset is no longer than the result and what the input makes of it together.
+            offset = length + lipschitz * track.length
             largest = (
-                torch.maximum(largest[0], 2 * (lipschitz * reach + _error(rounding, reach) + rounding.constant)),
+                torch.maximum(largest[0], 2 * (lipschitz * reach + _error(rounding, reach) + offset)),
                 max(largest[1], 2 * (lipschitz + rounding.gain) * slope),
             )
             deployed = Deviation(

@@ -44,7 +44,8 @@ class Upper(float):
 
 def raised(value: float, parts: float = 16) -> Upper:
     """An upper bound on a number that is not negative and was computed as `value`, within `parts` units of float64's roundoff."""
-    return Upper(math.nextafter(float(value) * (1 + parts * DOUBLE.unit), math.inf)) if value else Upper(0.0)
+    factor = 1 + math.ceil(parts / 2) * 2 * DOUBLE.unit  # a whole number of steps above 1: represented exactly
+    return Upper(math.nextafter(float(value) * factor, math.inf)) if value else Upper(0.0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,521 @@
+"""Every term of a bound is needed: formats of few bits and arithmetic that always errs upwards leave the bounds little room."""
+
+import math
+from fractions import Fraction as Q
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual
+from gloro_lite import net as net_module
+from gloro_lite.certificate import certificate, certified_radius, check_epsilon
+from gloro_lite.lipschitz import Program, layer_bound, linear_operator, norms, operator_norm, program, upper_bound
+from gloro_lite.lipschitz.norms import absolute_norm, row_distances, torus_norm, unrolled_norm
+from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up, number_format, power_of_two, raised
+from gloro_lite.lipschitz.walk import walk
+
+UNIT = 2.0**-10
+COARSE = Format(UNIT, 2.0**-60, 2.0**60)
+
+
+# ---- numbers that are rounded up -------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6))
+def test_a_radius_counts_the_error_and_its_growth(seed):
+    torch.manual_seed(seed)
+    logits, constants = torch.randn(4, 3, dtype=torch.float64), 1 + torch.rand(3, 3, dtype=torch.float64)
+    error, growth = torch.rand(4, 3, dtype=torch.float64) / 4, torch.rand(4, 3, dtype=torch.float64)
+    radius = certified_radius(logits, constants, error, growth)
+    for y, e, g, r in zip(logits.tolist(), error.tolist(), growth.tolist(), radius.tolist(), strict=True):
+        j = y.index(max(y))
+        exact = min((Q(y[j]) - Q(y[i]) - Q(e[i])) / (Q(constants[j, i].item()) + Q(g[i])) for i in range(3) if i != j)
+        assert max(exact, 0) * (1 - Q(2) ** -44) <= Q(r) <= max(exact, 0)
+
+
+def test_a_margin_that_overflows_certifies_nothing():
+    logits = torch.tensor([[1e308, -1e308], [1.0, 0.0]], dtype=torch.float64)
+    for constant in (1.0, math.inf):
+        assert certified_radius(logits, torch.full((2, 2), constant))[0] == 0
+    assert certified_radius(logits, torch.full((2, 2), math.nan)).tolist() == [0, 0]
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2, bias=False).double()), (1,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    assert net.certify(torch.tensor([[1e308]], dtype=torch.float64)).radius.item() <= 1e308
+
+
+def test_epsilon_is_one_finite_positive_number():
+    assert check_epsilon(torch.tensor([0.5])) == 0.5 and type(check_epsilon(1)) is float
+    for wrong in (torch.ones(2), torch.ones(0), "far", None):
+        with pytest.raises(TypeError, match="epsilon must be"):
+            check_epsilon(wrong)
+    with pytest.raises(ValueError, match="greater than 0"):
+        certificate(torch.tensor([1]), torch.tensor([1.0]), -1.0)
+
+
+def test_upper_bounds_keep_what_is_exact_and_their_type():
+    assert [Upper(0.0) * 7, 7 * Upper(0.0), Upper(7.0) * 0] == [0, 0, 0]
+    assert [Upper(1.0) * 0.1, Upper(0.1) * 1, Upper(0.1) + 0, 0 + Upper(0.1), Upper(0.0) + 0.1] == [0.1] * 5
+    assert all(type(number) is Upper for number in (Upper(3.0) * 3, 3 * Upper(3.0), Upper(0.1) + 1, 1 + Upper(0.1), raised(3.0)))
+    assert isinstance(Upper(3.0) * torch.ones(2), torch.Tensor) and isinstance(Upper(3.0) + torch.ones(2), torch.Tensor)
+    for a, b in ((0.1, 0.3), (3.0, 1 / 3), (1e16, 1.0), (1e-200, 1e-200)):
+        assert Q(a) * Q(b) <= Q(Upper(a) * b) <= Q(math.nextafter(a * b, math.inf))
+        assert Q(a) + Q(b) <= Q(Upper(a) + b) <= Q(math.nextafter(a + b, math.inf))
+
+
+@given(st.floats(1e-300, 1e300), st.integers(1, 200))
+def test_a_raised_number_is_above_what_it_may_have_been(value, parts):
+    exact = Q(value) * (1 + Q(parts) * Q(2) ** -53)
+    assert exact <= Q(raised(value, parts)) <= exact * (1 + Q(2) ** -50)
+    assert raised(0.0) == 0 and raised(value) == raised(value, 16)
+
+
+@pytest.mark.parametrize("number", [DOUBLE, number_format(torch.float32), COARSE])
+def test_gamma_is_rounded_up_and_ends_where_the_model_does(number):
+    for terms in (1, 2, 7, 100):
+        exact = terms * Q(number.unit) / (1 - terms * Q(number.unit))
+        assert exact < Q(number.gamma(terms)) <= exact * (1 + Q(2) ** -48)
+    assert number.gamma(round(0.5 / number.unit)) == math.inf > number.gamma(round(0.25 / number.unit))
+
+
+def test_formats_are_ieee_s():
+    assert number_format(torch.float32) == Format(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-320, 1e-100, 0.3, 1.0, 3.0, 1e100, 1e300, 1.7e308])
+def test_scales_are_powers_of_two_near_the_number_whose_inverses_exist(value):
+    power = power_of_two(value)
+    assert math.frexp(power)[0] == 0.5 and math.isfinite(1 / power) and 1 / power > 0
+    assert 2.0**-80 <= value / power <= 2.0**80 and (not 1e-300 < value < 1e300 or 0.5 <= value / power < 1)
+    assert [power_of_two(other) for other in (0.0, math.inf, math.nan)] == [1.0] * 3
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-200, 1.0, 3e153, 1e307])
+def test_lengths_are_tight_at_every_scale(scale):
+    torch.manual_seed(0)
+    rows = torch.randn(3, 5, dtype=torch.float64).clamp(-2, 2) * scale
+    rows[2] = 0
+    rows[1] = torch.tensor([0.0, 0.0, -scale, 0.0, 0.0], dtype=torch.float64)
+    for row, length in zip(rows.tolist(), length_up(rows).tolist(), strict=True):
+        square = sum(Q(v) ** 2 for v in row)
+        assert square <= Q(length) ** 2 <= square * (1 + Q(2) ** -40) + Q(2) ** -2144
+    assert length_up(rows)[2] == 0
+
+
+def test_lengths_of_what_is_empty_infinite_or_no_number():
+    assert length_up(torch.zeros(2, 0, dtype=torch.float64)).tolist() == [0, 0]
+    found = length_up(torch.tensor([[math.inf, 1.0], [math.nan, 1.0], [3.0, 4.0]], dtype=torch.float64))
+    assert found[0] == math.inf and found[1].isnan() and found[2].item() == pytest.approx(5)
+
+
+def test_row_distances_are_tight_and_symmetric():
+    rows = torch.randn(4, 6, dtype=torch.float64)
+    found, exact = row_distances(rows), torch.cdist(rows, rows)
+    assert torch.allclose(found, exact, rtol=1e-13) and (found >= exact * (1 - 1e-15)).all()
+
+
+# ---- norms -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_cholesky_may_be_off_by_is_added(monkeypatch):
+    """A factorisation that runs to its end says M >= -gamma trace(M) / (1 - gamma), with n + 1 terms, times 4 for complex."""
+    n, t = 8, 1.0
+    for gram, trace in ((torch.zeros(n, n, dtype=torch.float64), 0.0), (torch.eye(n, dtype=torch.float64) / 2, n / 2)):
+        monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram: t / (1 + 1e-10))
+        monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda m: (m, torch.zeros(())))
+        gamma = 4 * (n + 1) * Q(2) ** -53 / (1 - 4 * (n + 1) * Q(2) ** -53)
+        exact = Q(t) * (1 - Q(2) ** -52) + gamma * (n * Q(t) - Q(trace)) / (1 - gamma)
+        found = Q(norms._largest_eigenvalue(gram, 0.0))
+        assert exact <= found <= exact * (1 + Q(n * n * 200) * Q(2) ** -53)
+        assert Q(norms._largest_eigenvalue(gram, 0.25)) >= exact + Q(1, 4)
+
+
+def test_an_eigenvalue_is_raised_until_the_factorisation_succeeds():
+    gram = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    assert 3 < norms._largest_eigenvalue(gram, 0.0) < 3 * (1 + 1e-9)
+    assert norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 1.0) == pytest.approx(7, rel=1e-9)
+    assert norms._largest_eigenvalue(torch.zeros(2, 2, dtype=torch.float64), 0.5) == 0.5
+    assert norms._largest_eigenvalue(torch.full((2, 2), math.inf, dtype=torch.float64), 0.0) == math.inf
+
+
+def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
+    gram = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    for proposal in (0.0, -1.0, 1e-30):
+        monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram, proposal=proposal: proposal)
+        assert 6.5 <= norms._largest_eigenvalue(gram, 0.5) <= 6.5 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
+def test_dense_norms_of_any_shape(shape):
+    layer = nn.Linear(*shape, bias=False)
+    exact = torch.linalg.matrix_norm(layer.weight.detach().double(), 2).item()
+    assert exact * (1 - 1e-14) <= operator_norm(linear_operator(layer, shape[:1])) <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1.0, 1e30, 1e150])
+def test_norms_of_every_proof_scale_with_the_weights(scale):
+    torch.manual_seed(0)
+    dense = nn.Linear(4, 3, bias=False).double()
+    conv = nn.Conv2d(2, 3, 3, padding=1, bias=False).double()
+    for layer, shape, proofs in ((dense, (4,), (unrolled_norm,)), (conv, (2, 4, 4), (unrolled_norm, torus_norm))):
+        before = [proof(linear_operator(layer, shape)) for proof in (*proofs, absolute_norm)]
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+        after = [proof(linear_operator(layer, shape)) for proof in (*proofs, absolute_norm)]
+        assert after == pytest.approx([scale * norm for norm in before], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(4, 3), (4,)),
+        (nn.Linear(3, 5), (2, 3)),
+        (nn.Conv1d(2, 3, 3, padding=1), (2, 6)),
+        (nn.Conv2d(2, 3, 3, padding=1), (2, 4, 5)),
+        (nn.Conv2d(2, 2, 3, stride=2, groups=2), (2, 5, 5)),
+        (nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), (1, 4, 4)),
+        (nn.ConvTranspose2d(2, 3, 3, stride=2), (2, 3, 3)),
+        (nn.ConvTranspose1d(2, 3, 3), (2, 3)),
+        (nn.AvgPool2d(2), (2, 4, 4)),
+        (nn.AvgPool2d(2, divisor_override=-3), (1, 4, 4)),
+        (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
+        (Normalize([0.5, 0.1], [0.3, 0.2]), (2, 3, 3)),
+        (nn.Flatten(), (2, 3)),
+        (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (4,)),
+        (Residual(nn.Linear(4, 4), nn.Linear(4, 4)), (4,)),
+    ],
+    ids=str,
+)
+def test_absolute_operators_have_absolute_weights_and_adjoints_are_transposes(layer, shape):
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    operator = linear_operator(layer.double(), shape)
+    matrix, absolute = operator.matrix(), operator.absolute().matrix()
+    if isinstance(layer, nn.Sequential | Residual):
+        parts = [child.weight.detach().abs() for child in layer.children()]
+        expected = parts[1] @ parts[0] if isinstance(layer, nn.Sequential) else parts[0] + parts[1]
+    else:
+        expected = matrix.abs()
+    assert torch.allclose(absolute, expected, rtol=1e-12)
+    exact = torch.linalg.matrix_norm(expected, 2).item()
+    assert exact * (1 - 1e-12) <= absolute_norm(operator) <= 1.3 * exact
+    assert absolute_norm(operator, 300) <= exact * (1 + 1e-3)
+    for of, expected in ((operator, matrix), (operator.absolute(), absolute)):
+        y = torch.eye(len(expected), dtype=torch.float64).view(len(expected), *operator.output_shape)
+        assert torch.allclose(of.adjoint(y).reshape(len(expected), -1), expected, rtol=1e-10, atol=1e-12)
+        assert torch.equal(of.absolute().matrix(), absolute)
+
+
+# ---- rounding of one layer -------------------------------------------------------------------------------------------------
+
+
+def rounded(matrix, offset, x, unit):
+    """matrix x + offset, one term after the other, each operation off by a factor 1 + unit. All numbers are positive."""
+    total = torch.zeros(len(x), len(matrix), dtype=torch.float64)
+    largest = total
+    for column, value in zip(matrix.T, x.T, strict=True):
+        product = value[:, None] * column * (1 + unit)
+        total = torch.where(product == 0, total, torch.where(total == 0, product, (total + product) * (1 + unit)))
+        largest = torch.maximum(largest, total)
+    total = torch.where(offset == 0, total, (total + offset) * (1 + unit))
+    return total, torch.maximum(largest, total).amax(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(6, 4), (6,)),
+        (nn.Linear(1, 1, bias=False), (1,)),
+        (nn.Linear(4, 4), (3, 4)),
+        (nn.Conv1d(2, 2, 3), (2, 7)),
+        (nn.Conv2d(2, 2, 3), (2, 5, 5)),
+        (nn.Conv2d(2, 1, 3, padding=1), (2, 3, 3)),
+        (nn.ConvTranspose2d(2, 2, 3), (2, 3, 3)),
+        (nn.ConvTranspose1d(2, 2, 3), (2, 4)),
+        (nn.AvgPool2d(2), (1, 4, 4)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bias", [0.0, 10.0])
+def test_a_layer_s_rounding_is_covered_and_not_by_much_more(layer, shape, bias):
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(0.7)
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.fill_(bias)
+    node = walk(layer.double(), shape)
+    matrix, offset = node.matrix(), node.apply(torch.zeros(1, *shape, dtype=torch.float64)).flatten()
+    x = torch.linalg.svd(matrix).Vh[0].abs()[None]
+    off = (rounded(matrix, offset, x, UNIT)[0] - rounded(matrix, offset, x, 0.0)[0]).norm().item()
+    found = node.rounding(COARSE)
+    assert off <= found.gain + found.constant <= 20 * off
+    # What underflows errs by the smallest normal number, product by product.
+    terms = int((matrix != 0).sum(dim=1).max())
+    fallen = node.rounding(Format(2.0**-40, 1.0, math.inf)).constant
+    least = terms * math.sqrt(len(matrix))
+    assert least <= fallen <= 10 * least
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [0.3, 0.2])], ids=str)
+def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
+    if isinstance(layer, nn.BatchNorm2d):
+        layer.running_mean.copy_(torch.tensor([2.0, 30.0]))
+        layer.running_var.copy_(torch.tensor([0.5, 0.1]))
+        nn.init.constant_(layer.bias, 5.0)
+    node = walk(layer.double(), (2, 3, 3))
+    if isinstance(layer, nn.BatchNorm2d):
+        scale, mean, bias = (layer.running_var + layer.eps).rsqrt(), layer.running_mean, 5.0
+    else:
+        scale, mean, bias = 1 / layer.std, layer.mean, 0.0
+    for x in (torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0]), torch.tensor([100.0, 100.0])):
+        # Each operation off by one unit to the worse side.
+        off = 3 * (scale * (x + mean.abs())).abs() * UNIT + abs(bias) * UNIT
+        off, length = math.sqrt(9 * off.square().sum()), math.sqrt(9 * x.square().sum())
+        found = node.rounding(COARSE)
+        assert off <= found.gain * length + found.constant <= 16 * off
+    fallen = node.rounding(Format(2.0**-40, 1.0, math.inf)).constant
+    assert 2 * float(scale.max()) * math.sqrt(18) <= fallen <= 40 * float(scale.max()) * math.sqrt(18)
+
+
+@pytest.mark.parametrize(
+    ("layer", "slope"),
+    [(nn.Tanh(), 1.0), (nn.ELU(2.0), 2.0), (nn.Sigmoid(), 1.0), (nn.GELU(), 1.129), (nn.SiLU(), 1.1), (nn.Softplus(2.0), 1.0)],
+    ids=str,
+)
+def test_the_rounding_of_activations_is_what_they_are_taken_to_err_by(layer, slope):
+    found = walk(layer.double(), (4, 4)).rounding(COARSE)
+    assert 16 * UNIT <= found.gain <= 16.1 * UNIT * slope
+    extra = 16 * UNIT / 2 + math.exp(-20) / 2 if isinstance(layer, nn.Softplus) else 0.0
+    assert 4 * (16 * UNIT + extra) <= found.constant <= 4.01 * (16 * UNIT * slope + extra)
+    assert walk(layer, (4, 4)).rounding(Format(2.0**-40, 1.0, math.inf)).constant >= 4
+
+
+def test_the_rounding_of_comparisons_and_single_products():
+    for layer in (nn.ReLU(), MinMax(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout().eval()):
+        found = walk(layer, (2, 4, 4)).rounding(COARSE)
+        assert found.gain == found.constant == 0
+    for layer in (nn.LeakyReLU(-3.0), nn.PReLU(init=-3.0)):
+        found = walk(layer.double(), (4, 4)).rounding(Format(UNIT, 1.0, math.inf))
+        assert 3 * UNIT <= found.gain <= 6 * UNIT and 4 <= found.constant <= 4.01
+
+
+class Affinely(nn.Module):
+    def forward(self, x):
+        return 3 * x + 5
+
+
+def test_the_rounding_of_a_registered_layer_is_what_its_documentation_says():
+    layer_bound.register(Affinely, lambda layer, shape: 3.0)
+    found = walk(Affinely(), (4,)).rounding(COARSE)
+    assert 1024 * UNIT * 4 <= found.gain <= 1025 * UNIT * 4
+    assert 1024 * UNIT * 10 <= found.constant <= 1025 * UNIT * 11
+
+
+# ---- rounding of a network -------------------------------------------------------------------------------------------------
+
+
+def positive(*layers, weight=0.5, bias=1.0):
+    """A network whose weights are all equal: what can be off adds up, and norms are reached."""
+    network = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.fill_(bias if name.endswith("bias") else weight)
+    return network
+
+
+def follow(network, x, unit):
+    """A network of dense layers, ReLU and Residual on positive numbers, each operation off by 1 + unit; its largest number."""
+    largest = x.amax(dim=1)
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+            x, top = rounded(layer.weight.detach(), bias, x, unit)
+        elif isinstance(layer, Residual):
+            branch, top = follow(layer.branch, x, unit)
+            x = (branch + x) * (1 + unit)
+            top = torch.maximum(top, x.amax(dim=1))
+        else:
+            top = x.amax(dim=1)
+        largest = torch.maximum(largest, top)
+    return x, largest
+
+
+def block():
+    """x + ReLU(x)."""
+    return Residual(nn.Sequential(nn.ReLU()))
+
+
+# Of one number each, where every bound on a length is reached; and a few that are wider.
+NETWORKS = [
+    positive(nn.Linear(1, 1)),
+    positive(nn.Linear(1, 1), bias=0.0),
+    positive(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), weight=3.0, bias=0.0),
+    positive(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), bias=100.0),
+    positive(block(), block(), block()),
+    positive(Residual(nn.Sequential(nn.Linear(1, 1), nn.ReLU())), nn.Linear(1, 1)),
+    positive(nn.Linear(1, 1), Residual(nn.Sequential(nn.ReLU(), nn.Linear(1, 1))), weight=2.0, bias=0.0),
+    positive(Residual(nn.Sequential(nn.Linear(1, 1)))),
+    positive(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=range(len(NETWORKS)))
+def test_rounding_is_followed_through_a_network_at_every_point_of_a_ball(network, monkeypatch):
+    formats = {torch.float64: DOUBLE, torch.float32: COARSE}
+    monkeypatch.setattr(program, "number_format", formats.__getitem__)
+    inputs = network[0].in_features if isinstance(network[0], nn.Linear) else 1
+    made = Program(network, (inputs,))
+    made.dtype = torch.float32
+    x = torch.stack([torch.full((inputs,), value, dtype=torch.float64) for value in (0.25, 1.0, 100.0)])
+    exactly, deployed = made.run(x, made.nodes), made.run(x, made.nodes, deployed=torch.float32)
+    own = made.run(x, made.nodes, dtype=torch.float32)
+    value, _ = follow(network, x, 0.0)
+    off = (follow(network, x, UNIT)[0] - value).norm(dim=1)
+    assert torch.allclose(deployed.value, value) and (exactly.own < 1e-12 * value.norm(dim=1)).all() and (exactly.own > 0).all()
+    assert (exactly.at == 0).all() and exactly.slope == 0
+    assert (off <= own.own).all() and (own.own <= 3.1 * off).all()
+    for result, loose in ((deployed, 1 + 1e-9), (own, 1.2)):
+        assert (value.norm(dim=1) <= result.length).all() and (result.length <= loose * value.norm(dim=1)).all()
+    stretch = (follow(network, x + 1, 0.0)[0] - value).norm(dim=1) / math.sqrt(inputs)
+    assert (stretch <= deployed.lipschitz).all() and (deployed.lipschitz <= stretch * (1 + 1e-6)).all()
+    for radius in (0.0, 1.0, 1000.0):
+        moved = x + radius / math.sqrt(inputs)
+        far, largest = follow(network, moved, UNIT)
+        off = (far - follow(network, moved, 0.0)[0]).norm(dim=1)
+        bound, highest = deployed.at + deployed.slope * radius, deployed.largest + deployed.growth * radius
+        assert (off <= bound * (1 + 1e-12)).all() and (bound <= 3.1 * off).all()
+        assert (largest <= highest).all() and (highest <= 20 * largest).all()
+
+
+def coarse(monkeypatch, largest=2.0**60):
+    """float32 has few bits, as far as the bounds know."""
+    formats = {torch.float64: DOUBLE, torch.float32: Format(UNIT, 2.0**-60, largest)}
+    for module in (program, net_module):
+        monkeypatch.setattr(module, "number_format", formats.__getitem__)
+
+
+def two_classes(bias=(3.0, 1.0), hidden=False):
+    """Rows (2, 2, 2, 2) and (1, 1, 1, 1): every radius is a step along (1, 1, 1, 1)."""
+    layers = [nn.Linear(4, 4), nn.ReLU()] if hidden else []
+    net = GloroNet(positive(*layers, nn.Linear(4, 2)).float(), (4,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight[0] = 2.0
+        net.head.weight[1] = 1.0
+        net.head.bias.copy_(torch.tensor(bias))
+    return net
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("bias", [(3.0, 1.0), (-30.0, 0.0), (500.0, 490.0)])
+def test_a_radius_leaves_room_for_the_rounding_of_both_logits(monkeypatch, hidden, bias):
+    coarse(monkeypatch)
+    net = two_classes(bias, hidden)
+    x = torch.tensor([[20.0], [40.0], [100.0]]).expand(3, 4)
+    exact, deployed = net.certify(x), net.certify(x, guarantee="deployed")
+    own = net.certify(x, dtype=torch.float32)
+    network, x = net.network.double(), x.double()
+
+    def worst(points):
+        """The margin where the predicted logit errs down and the other up."""
+        low, high = follow(network, points, -UNIT)[0], follow(network, points, UNIT)[0]
+        return low[:, 0] - high[:, 1]
+
+    def margin(points):
+        return follow(network, points, 0.0)[0] @ torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+    constant = 4.0 if hidden else 2.0
+    assert torch.allclose(exact.radius, margin(x) / constant, rtol=1e-6)
+    # At the edge of the ball the two logits may not meet, and need not stay far apart.
+    moved = x - (deployed.radius / 2)[:, None]
+    off, allowed = margin(moved) - worst(moved), (exact.radius - deployed.radius) * constant
+    some = (moved > 0).all(dim=1) & (deployed.radius > 0)
+    outwards = x + (deployed.radius / 2)[:, None]
+    most = margin(outwards) - worst(outwards)
+    assert some.any() and (off <= allowed)[some].all() and (allowed <= 5 * most)[some].all()
+    # The program's own rounding: the logits may be off by as much at x alone.
+    off, allowed, some = margin(x) - worst(x), (exact.radius - own.radius) * constant, own.radius > 0
+    assert some.any() and (off <= allowed)[some].all() and (allowed <= 10 * off)[some].all()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_radius_ends_where_the_deployed_network_could_overflow(monkeypatch, hidden):
+    net = two_classes(hidden=hidden)
+    x = torch.full((1, 4), 100.0)
+    free = net.certify(x, guarantee="deployed").radius
+    for largest in (100.0, 3000.0, 1e4):
+        coarse(monkeypatch, largest)
+        radius = net.certify(x, guarantee="deployed").radius
+        moved = x.double() + (radius / 2)[:, None]
+        reached = follow(net.network.double(), moved, UNIT)[1]
+        net.network.float()
+        assert radius == 0 or reached <= largest
+        needed = follow(net.network.double(), x.double(), UNIT)[1]
+        net.network.float()
+        assert radius > 0 or needed > largest / 20
+    coarse(monkeypatch, 1e30)
+    assert 0.8 * free <= net.certify(x, guarantee="deployed").radius <= free
+
+
+def test_a_bias_alone_can_overflow():
+    """The second layer's weights are so small that nothing after the first tells of its size."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 2)), (1,), 0.1).eval()
+    with torch.no_grad():
+        for layer, weight, bias in zip(net.network, (1.0, 1e-38, torch.tensor([[1.0], [-1.0]])), (3e38, 0.0, 0.0), strict=True):
+            layer.weight.copy_(torch.as_tensor(weight))
+            layer.bias.fill_(bias)
+    x = torch.tensor([[1.0]])
+    radius = net.certify(x, guarantee="deployed").radius
+    assert net.network(x + 0.99 * radius.float()).isfinite().all()
+
+
+# ---- the network beside the program ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8, 30])
+def test_a_difference_beyond_the_tolerance_is_noticed_from_the_first_to_the_last_input(batch):
+    network = nn.Sequential(nn.Linear(2, 3))
+    made = Program(network, (2,))
+    x = torch.randn(batch, 2)
+    logits = network.double()(x.double()).detach()
+    tolerance = torch.full_like(logits, 1e-3)
+    made.compare(x, logits, tolerance)
+    made.compare(x, logits + 0.9e-3, tolerance)
+    made.compare(x, logits - 0.9e-3, tolerance)
+    made.compare(x[:0], logits[:0], tolerance[:0])
+    for row in (0, batch - 1):
+        for change in (1.1e-3, -1.1e-3):
+            wrong = logits.clone()
+            wrong[row, 2] += change
+            with pytest.raises(NetworkError, match="something else"):
+                made.compare(x, wrong, tolerance)
+        wrong = logits.clone()
+        wrong[row] = math.inf
+        made.compare(x, wrong, tolerance)
+    with pytest.raises(NetworkError, match="something else"):
+        made.compare(x, logits[:, :2], tolerance[:, :2])
+
+
+def test_a_batch_in_pieces_is_the_batch(monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    net, x = GloroNet(network, (1, 4, 4), 0.1).eval(), torch.rand(7, 1, 4, 4)
+    whole = [net.certify(x, guarantee=guarantee) for guarantee in ("exact", "deployed")]
+    monkeypatch.setattr(program, "_BYTES", 3 * 8 * 144)
+    for before, guarantee in zip(whole, ("exact", "deployed"), strict=True):
+        after = net.certify(x, guarantee=guarantee)
+        assert torch.allclose(before.radius, after.radius, rtol=1e-9) and torch.equal(before.label, after.label)
+        for row in range(7):
+            single = net.certify(x[row : row + 1], guarantee=guarantee)
+            assert torch.allclose(single.radius, before.radius[row], rtol=1e-9)
+
+
+def test_the_bound_of_some_nodes_is_theirs():
+    made = Program(positive(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)), (4,))
+    assert [made.bound([node]) for node in made.nodes] == pytest.approx([2.0, 1.0, 1.0])
+    assert made.bound() == pytest.approx(2.0) and made.bound([]) == 1.0
+    assert made.norms == pytest.approx({"0": 2.0, "2": 1.0})
+    assert upper_bound(positive(nn.Linear(4, 4)), (4,)) >= 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, Normalize, Residual, UnknownLayerError
+from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, UnknownLayerError
 from gloro_lite.lipschitz import (
     TrainingBound,
     layer_bound,
@@ -20,7 +20,8 @@ from gloro_lite.lipschitz import (
     power_iteration,
     upper_bound,
 )
-from gloro_lite.lipschitz.norms import torus_norm, unrolled_norm
+from gloro_lite.lipschitz.banded import BandedGram
+from gloro_lite.lipschitz.norms import banded_norm, torus_norm, unrolled_norm
 
 
 def jacobian(module, shape, dtype=torch.float64):
@@ -57,8 +58,9 @@ def test_convolution_bounds_are_never_below_the_svd(case):
     layer, shape = case
     exact = exact_norm(layer, shape)
     operator = linear_operator(layer, shape)
-    unrolled, torus = unrolled_norm(operator), torus_norm(operator)
+    unrolled, banded, torus = unrolled_norm(operator), banded_norm(operator), torus_norm(operator)
     assert exact * (1 - 1e-12) <= unrolled <= exact * (1 + 1e-6) + 1e-12
+    assert exact * (1 - 1e-12) <= banded <= exact * (1 + 1e-6) + 1e-12
     assert torus >= exact * (1 - 1e-12)
     assert upper_bound(layer, shape) >= exact
 
@@ -82,7 +84,87 @@ def test_torus_bound_stands_where_unrolling_is_too_large(monkeypatch):
     layer = nn.Conv2d(2, 3, 3, padding=1)
     exact = exact_norm(layer, (2, 8, 8))
     monkeypatch.setattr(norms, "UNROLLED_LIMIT", 100)
-    assert exact < upper_bound(layer, (2, 8, 8)) < 1.2 * exact
+    assert exact * (1 - 1e-12) < upper_bound(layer, (2, 8, 8)) < (1 + 1e-6) * exact
+    monkeypatch.setattr(norms, "BANDED_LIMIT", 100)
+    assert (1 + 1e-6) * exact < upper_bound(layer, (2, 8, 8)) < 1.2 * exact
+
+
+@given(convolutions())
+def test_a_banded_factorisation_refuses_what_is_below_the_norm(case):
+    layer, shape = case
+    exact = exact_norm(layer, shape)
+    gram = BandedGram(linear_operator(layer, shape))
+    # Far finer than rounding would allow for a matrix of this size to be accepted by chance.
+    assert exact == 0 or not gram.is_below(exact**2 * (1 - 1e-11))
+    assert exact == 0 or gram.is_below(exact**2 * (1 + 1e-11))
+    assert not gram.is_below(math.nan)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(2, 4, 5, 2, 3, 2, 2), (2, 40)),
+        (nn.Conv2d(2, 2, 3, padding=1), (2, 4, 30)),  # banded along the width
+        (nn.Conv2d(2, 2, (1, 4), (1, 2), (0, 1)), (2, 3, 30)),
+        (nn.Conv2d(2, 3, 4, padding="same", dilation=2), (2, 9, 12)),  # padded by one more after than before
+        (nn.Conv2d(2, 3, 1, 3), (2, 9, 9)),  # rows that meet no other, and rows that nothing reads
+    ],
+)
+def test_banded_bounds_are_exact_in_either_direction_and_along_a_single_axis(layer, shape):
+    exact = exact_norm(layer, shape)
+    operator = linear_operator(layer, shape)
+    assert exact * (1 - 1e-12) <= banded_norm(operator) <= exact * (1 + 1e-6)
+    gram = BandedGram(operator)
+    assert gram.size == min(math.prod(operator.input_shape), math.prod(operator.output_shape))
+
+
+def test_the_banded_bound_counts_its_rounding(monkeypatch):
+    """What the factorisation proves is t - rho, and t itself would be too little where the largest eigenvalue lies between."""
+    layer = nn.Conv2d(2, 3, 3, padding=1).double()
+    operator = linear_operator(layer, (2, 8, 8))
+    exact = exact_norm(layer, (2, 8, 8))
+    gram = BandedGram(operator)
+    proven = norms._proven_eigenvalue(exact**2, gram.is_below, gram.size, gram.band, gram.squares(), 0.0)
+    rounding = norms.DOUBLE.gamma(4 * (gram.band + 2)) * gram.size
+    assert proven >= exact**2 * (1 + 1e-10) * (1 + rounding)
+    assert norms._proven_eigenvalue(exact**2, gram.is_below, gram.size, gram.band, gram.squares(), 0.5) >= proven + 0.5
+    # Nothing that the iteration says is believed.
+    for factor in (0.0, 0.5, 1 - 1e-6):
+        monkeypatch.setattr(norms, "_lanczos", lambda times, size, factor=factor: factor * exact**2)
+        assert banded_norm(operator) >= exact * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e-300, 1e153])
+def test_banded_bounds_of_extreme_weights(scale):
+    layer = nn.Conv2d(2, 3, 3, padding=1, bias=False).double()
+    exact = exact_norm(layer, (2, 6, 6))
+    layer.weight.data.mul_(scale)
+    assert exact * (1 - 1e-12) <= banded_norm(linear_operator(layer, (2, 6, 6))) / scale <= exact * (1 + 1e-6)
+    nn.init.zeros_(layer.weight)
+    assert banded_norm(linear_operator(layer, (2, 6, 6))) < 1e-100
+
+
+def test_the_cheaper_proof_is_taken_and_one_that_costs_too_much_is_left():
+    """Of the paper's largest network some layers are too large to be factorised in a minute."""
+
+    def proof(layer, shape):
+        proofs = norms._proofs(linear_operator(layer, shape))
+        return min(proofs, key=proofs.get)
+
+    with torch.device("meta"):
+        small = nn.Conv2d(2, 3, 3)
+        layers = [
+            (nn.Conv2d(32, 32, 3, padding=1), 32),
+            (nn.Conv2d(32, 32, 4, 2, 1), 32),
+            (nn.Conv2d(64, 64, 4, 2, 1), 64),
+        ]
+        large, circular = nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular")
+    assert proof(small.to_empty(device="cpu"), (2, 8, 8)) is unrolled_norm
+    for layer, side in layers:
+        assert proof(layer.to_empty(device="cpu"), (layer.in_channels, side, side)) is banded_norm
+    assert proof(large.to_empty(device="cpu"), (64, 64, 64)) is torus_norm
+    with pytest.raises(NetworkError, match="too large to prove"):
+        upper_bound(circular.to_empty(device="cpu"), (64, 64, 64))
 
 
 def test_an_iteration_proposes_for_large_operators_and_the_bound_stays_tight(monkeypatch):
@@ -103,7 +185,7 @@ def test_a_proposal_that_is_too_low_is_not_believed(monkeypatch, factor):
     assert unrolled_norm(linear_operator(layer, (2, 6, 6))) >= exact * (1 - 1e-12)
 
 
-@pytest.mark.parametrize("bound", [unrolled_norm, torus_norm])
+@pytest.mark.parametrize("bound", [unrolled_norm, banded_norm, torus_norm])
 def test_one_percent_less_is_no_bound(bound):
     """A 1 x 1 convolution has torus bound and norm equal: a bound scaled by 0.99 falls below the SVD."""
     layer = nn.Conv2d(4, 5, 1).double()

@@ -2,6 +2,8 @@
 
 - *Unrolled.* Where the smaller side of the operator has at most `UNROLLED_LIMIT` rows, its Gram matrix G is formed, an iteration
   proposes t a hair above the largest eigenvalue, and a Cholesky factorisation of t I - G proves it.
+- *Banded.* The Gram matrix of a zero-padded convolution is banded, see `banded.py`: the same proof reaches much further, up to
+  `BANDED_LIMIT`.
 - *Torus.* A zero-padded convolution is a restriction of a circular one on a torus that is large enough for no two positions
   that it reads to coincide; that one is block-diagonal in the Fourier basis. A stride of s folds into s^2 as many channels.
 - *Absolute.* For an operator without negative entries, M = A^T A and any positive v, the largest (M v)_i / v_i is at least the
@@ -11,11 +13,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gloro_lite.lipschitz.affine import Convolution
+from gloro_lite.lipschitz.banded import BandedGram, fits
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine, Bound, Chain, Parallel
 from gloro_lite.lipschitz.rounding import DOUBLE, Upper, length_up, power_of_two, raised
@@ -23,36 +27,53 @@ from gloro_lite.lipschitz.rounding import DOUBLE, Upper, length_up, power_of_two
 UNROLLED_LIMIT = 8192
 """Largest Gram matrix that is formed, in rows: 0.5 GB in float64, of which three are needed."""
 
+BANDED_LIMIT = 1.5e12
+"""Largest banded Gram matrix that is factorised, in operations: a minute or so on one core. Beyond it stands the torus bound."""
+
 _SOLVED = 1024
 """Up to this size all eigenvalues are computed; beyond it, iterating for the largest takes less time."""
 
 
 def _largest_eigenvalue(gram: Tensor, error: float) -> float:
-    """Bound the largest eigenvalue of every exact matrix within `error` (2-norm) of the Hermitian `gram`, (..., n, n).
-
-    Floating-point Cholesky that runs to its end on M proves M >= -gamma trace(M) / (1 - gamma) [Rump 2006], so whatever proposes
-    the eigenvalue need not be trusted, only the three loops of Cholesky.
-    """
+    """Bound the largest eigenvalue of every exact matrix within `error` (2-norm) of the Hermitian `gram`, (..., n, n)."""
     n = gram.shape[-1]
-    top = _proposed_eigenvalue(gram)
     trace = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).max().item()
-    if not math.isfinite(trace):
+    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
+
+    def is_below(t: float) -> bool:
+        return not torch.linalg.cholesky_ex(t * identity - gram)[1].any()
+
+    top = _proposed_eigenvalue(gram) if math.isfinite(trace) else math.inf
+    return _proven_eigenvalue(top, is_below, n, n, trace, error)
+
+
+def _proven_eigenvalue(top: float, is_below: Callable[[float], bool], size: int, band: int, trace: float, error: float) -> float:
+    """Bound the largest eigenvalue of every exact matrix within `error` (2-norm) of a Hermitian G.
+
+    Floating-point Cholesky that runs to its end on M proves M >= -gamma trace(M) / (1 - gamma) [Rump 2006], with gamma of the
+    longest sum. So whatever proposes the eigenvalue need not be trusted, only the three loops of Cholesky.
+
+    Args:
+        top: about the largest eigenvalue of G.
+        is_below: whether Cholesky runs to its end on t I - G.
+        size: rows of G.
+        band: at most so many numbers of a row of the factor are not zero.
+        trace: of G, or a stack's largest.
+    """
+    if not math.isfinite(trace) or not math.isfinite(top):
         return math.inf
     if top <= 0:
-        return raised(max(trace, 0.0), n) + error
-    hair = 1e-10 if n <= _SOLVED else 1e-7
-    identity = torch.eye(n, dtype=gram.dtype, device=gram.device)
+        return raised(max(trace, 0.0), size) + error
+    hair = 1e-10 if size <= _SOLVED else 1e-7
     # Complex arithmetic multiplies the rounding of one operation by less than 4.
-    gamma = DOUBLE.gamma(4 * (n + 2))
+    gamma = DOUBLE.gamma(4 * (band + 2))
     while hair < 1:
         t = top * (1 + hair)
-        shifted = t * identity - gram
-        _, failed = torch.linalg.cholesky_ex(shifted)
-        if not failed.any():
+        if is_below(t):
             # The difference on the diagonal is rounded, by less than a unit of t each.
-            return raised(t) + gamma / (1 - gamma) * raised(n * t) + 4 * DOUBLE.unit * t + error
+            return raised(t) + gamma / (1 - gamma) * raised(size * t) + 4 * DOUBLE.unit * t + error
         hair *= 4
-    return raised(trace, n) + error  # not reached in practice; the trace bounds the largest eigenvalue of a Gram matrix
+    return raised(trace, size) + error  # not reached in practice; the trace bounds the largest eigenvalue of a Gram matrix
 
 
 def _proposed_eigenvalue(gram: Tensor) -> float:
@@ -62,9 +83,30 @@ def _proposed_eigenvalue(gram: Tensor) -> float:
         return 0.0
     if n <= _SOLVED or gram.dim() > 2:
         return torch.linalg.eigvalsh(gram).max().item()
-    # Many vectors at a time and many steps: trained layers have many singular values that are nearly equal.
-    start = torch.randn(n, 8, generator=torch.Generator().manual_seed(0), dtype=gram.dtype)
-    return torch.lobpcg(gram, X=start, niter=200, tol=1e-9)[0].max().item()
+    return _lanczos(lambda v: gram @ v, n)
+
+
+def _lanczos(times: Callable[[Tensor], Tensor], size: int, steps: int = 200, tolerance: float = 1e-10) -> float:
+    """About the largest eigenvalue of a symmetric matrix, given by its product with a vector, from below."""
+    basis = torch.zeros(min(steps, size), size, dtype=torch.float64)
+    v = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = v / v.norm()
+    tridiagonal = torch.zeros(len(basis) + 1, len(basis) + 1, dtype=torch.float64)
+    top = 0.0
+    for k in range(len(basis)):
+        basis[k] = v
+        w = times(v)
+        tridiagonal[k, k] = w @ v
+        for _ in range(2):  # against all of the basis, twice: nothing that was found is found again
+            w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
+        tridiagonal[k, k + 1] = tridiagonal[k + 1, k] = length = w.norm()
+        exhausted = length <= 1e-10 * tridiagonal.abs().max()
+        if k % 10 == 9 or k == len(basis) - 1 or exhausted:
+            before, top = top, torch.linalg.eigvalsh(tridiagonal[: k + 1, : k + 1])[-1].item()
+            if top - before <= tolerance * top or exhausted:
+                break
+        v = w / length
+    return top
 
 
 def unrolled_norm(operator: Affine) -> Upper:
@@ -102,6 +144,17 @@ def unrolled_norm(operator: Affine) -> Upper:
     # Entry by entry |error| <= gamma |A| |A|^T, whose norm is at most that of A in Frobenius' sense, squared.
     error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
     return Upper(raised(math.sqrt(_largest_eigenvalue(gram, error)))) * (1 / scale if scale else 1.0)
+
+
+def banded_norm(operator: Convolution) -> Upper:
+    """The norm of a zero-padded convolution from above, by the banded form of its Gram matrix; exact but for rounding."""
+    scale = 1 / power_of_two(operator.weight.detach().abs().max().item())
+    gram = BandedGram(operator, scale)
+    squares = gram.squares()
+    # As for the dense matrix; a block's entries are sums of the same products, and its zeros round nothing.
+    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, gram.size) * (1 + 1e-6) + DOUBLE.tiny * gram.size**2
+    top = _lanczos(gram.times, gram.size) if math.isfinite(squares) else math.inf
+    return Upper(raised(math.sqrt(_proven_eigenvalue(top, gram.is_below, gram.size, gram.band, squares, error)))) * (1 / scale)
 
 
 def torus_norm(operator: Convolution) -> Upper:
@@ -168,21 +221,35 @@ def _parts_bound(operator: Chain | Parallel) -> Upper:
     return Upper(math.prod(parts, start=Upper(1.0)) if isinstance(operator, Chain) else sum(parts))
 
 
+def _proofs(operator: Affine) -> dict[Callable[..., Upper], float]:
+    """The proofs of this file that fit an operator, with the operations that each takes, about; of the torus none are counted,
+    since it comes last: its bound alone is larger than the norm.
+    """
+    side = min(math.prod(operator.input_shape), math.prod(operator.output_shape))
+    proofs: dict[Callable[..., Upper], float] = {}
+    if side <= UNROLLED_LIMIT:
+        proofs[unrolled_norm] = side**3 / 3 if side > _SOLVED else 0.0
+    if isinstance(operator, Convolution) and fits(operator) and BandedGram(operator).cost <= BANDED_LIMIT:
+        proofs[banded_norm] = BandedGram(operator).cost
+    if isinstance(operator, Convolution) and operator.on_torus and not proofs:
+        proofs[torus_norm] = 0.0
+    return proofs
+
+
 def check_provable(operator: Affine) -> None:
     """Raise NetworkError where no proof in this file fits the operator."""
     core = operator.core()
-    side = min(math.prod(core.input_shape), math.prod(core.output_shape))
-    if side > UNROLLED_LIMIT and not (isinstance(core, Convolution) and core.on_torus):
+    if not _proofs(core):
         raise NetworkError(
             f"a linear map of {core.input_shape} to {core.output_shape} is too large to prove its norm: its smaller side may "
-            f"have {UNROLLED_LIMIT} numbers, unless it is a single zero-padded Conv2d",
+            f"have {UNROLLED_LIMIT} numbers, unless it is a single zero-padded convolution",
             operator.name,
             type(operator.layer).__name__,
         )
 
 
 def operator_norm(operator: Affine) -> Upper:
-    """A true upper bound on the l2 norm of a linear operator, by the proof of this file that fits.
+    """A true upper bound on the l2 norm of a linear operator, by the cheapest exact proof of this file that fits, or the torus.
 
     Args:
         operator: see `gloro_lite.lipschitz.linear_operator`; it must be on the CPU.
@@ -196,10 +263,9 @@ def operator_norm(operator: Affine) -> Upper:
             raise NetworkError(
                 "it holds NaN or infinite weights: no bound can be given", operator.name, type(operator.layer).__name__
             )
+    proofs = _proofs(core)
     with torch.no_grad():
-        if min(math.prod(core.input_shape), math.prod(core.output_shape)) <= UNROLLED_LIMIT:
-            return unrolled_norm(core)
-        return torus_norm(core)
+        return min(proofs, key=proofs.__getitem__)(core)
 
 
 class Proven:

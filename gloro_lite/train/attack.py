@@ -152,12 +152,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.attack", description="Attack stored nets within epsilon.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="mnist-0.3/seed-0 (default: each recipe's first that is due)")
     parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    for name, value in SETTINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)
+    settings = {name: getattr(options, name) for name in SETTINGS}
     report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
     broken = 0
     for run in [run if "/" in run else f"{run}/seed-0" for run in options.runs] or due(report):
         try:
-            report[run] = attack_run(run, SETTINGS, options.data)
+            report[run] = attack_run(run, settings, options.data)
         except (ValueError, OSError, ImportError, benchmarks.DataError) as error:
             print(f"error: {run}: {error}", file=sys.stderr)
             return 1

@@ -70,13 +70,15 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(attack, "STORED", tmp_path)
     monkeypatch.setattr(attack.stored, "folder", lambda run: tmp_path / run)
-    assert attack.due({}) == ["one/seed-0"]
-    known = {"one/seed-0": {"weights_sha256": attack.digest(folder)}}
-    assert attack.due(known) == []
+    assert attack.due({}, SETTINGS) == ["one/seed-0"]
+    known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.digest(folder)}}
+    assert attack.due(known, SETTINGS) == []
+    assert attack.due(known, attack.SETTINGS) == ["one/seed-0"]
     (folder / "model.safetensors").write_bytes(b"others")
-    assert attack.due(known) == ["one/seed-0"]
+    assert attack.due(known, SETTINGS) == ["one/seed-0"]
     monkeypatch.setattr(attack, "OUTPUT", tmp_path / "attacks.json")
-    monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: {"false": 0, "weights_sha256": attack.digest(folder)})
+    found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.digest(folder)}
+    monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: found)
     assert attack.main([]) == 0 and list(json.loads((tmp_path / "attacks.json").read_text())) == ["one/seed-0"]
     assert attack.main([]) == 0  # nothing is left to do
     monkeypatch.setattr(attack, "attack_run", lambda *_: (_ for _ in ()).throw(ImportError("pip install x")))

@@ -141,10 +141,11 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def due(known: dict) -> list[str]:
-    """The first seed of each stored recipe that has not been attacked, or whose weights are not those that were."""
+def due(known: dict, settings: dict) -> list[str]:
+    """The first seed of each stored recipe that has not been attacked, or had other weights or other settings then."""
     runs = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in STORED.glob("*/seed-0/model.safetensors")})
-    return [run for run in runs if known.get(run, {}).get("weights_sha256") != digest(stored.folder(run))]
+    done = [run for run, found in known.items() if found["settings"] == settings]
+    return [run for run in runs if run not in done or known[run]["weights_sha256"] != digest(stored.folder(run))]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {name: getattr(options, name) for name in SETTINGS}
     report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
     broken = 0
-    for run in [run if "/" in run else f"{run}/seed-0" for run in options.runs] or due(report):
+    for run in [run if "/" in run else f"{run}/seed-0" for run in options.runs] or due(report, settings):
         try:
             report[run] = attack_run(run, settings, options.data)
         except (ValueError, OSError, ImportError, benchmarks.DataError) as error:

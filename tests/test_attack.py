@@ -1,0 +1,85 @@
+"""Accuracy under attack: between what is proven and what is right; a false proof shows."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax, attack_suite
+from gloro_lite.evaluate import certify
+from gloro_lite.train import attack
+
+SETTINGS = {**attack.SETTINGS, "toolbox_steps": 10, "margin_steps": 10, "auto_images": 10, "auto_proven": 2, "queries": 20}
+
+
+def net(epsilon):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), MinMax(), nn.Linear(16, 3))
+    return GloroNet(layers, (1, 8, 8), epsilon).eval()
+
+
+@pytest.fixture
+def linear_suite(monkeypatch):
+    """The toolbox's attacks replaced by ours, which need no extra."""
+
+    def pgd(logits, x, labels, radius, *, steps=20, queries=0, bounds, seed):
+        return attack.attacks.pgd(logits, x, labels, radius, steps=steps, bounds=bounds, seed=seed)
+
+    monkeypatch.setattr(attack_suite, "pgd", pgd)
+    monkeypatch.setattr(attack_suite, "auto_attack", pgd)
+
+
+def test_indices_are_spread_evenly():
+    assert attack.spread(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert attack.spread(3, 5).tolist() == [0, 1, 2]
+    gaps = attack.spread(10_000, 300).diff()
+    assert gaps.min() >= 33 and gaps.max() <= 34
+
+
+def test_figures_lie_between_the_proof_and_the_accuracy(linear_suite):
+    n, epsilon = 60, 0.05
+    x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    c = certify(net(epsilon), x)
+    labels = c.prediction.clone()
+    labels[:6] = (labels[:6] + 1) % 3  # wrong ones
+    proven = c.label == labels
+    assert 0 < proven.double().mean() < 0.9
+    found = attack.attack(net(epsilon), x, labels, proven, SETTINGS)
+    assert found["accuracy"] == pytest.approx(0.9) and found["vra"] == proven.double().mean()
+    for name in ("toolbox_pgd", "margin_pgd"):
+        assert found["vra"] <= found[name] <= found["accuracy"]
+    assert found["auto_vra"] <= found["auto_attack"] <= found["auto_pgd"] <= found["auto_accuracy"]
+    few = attack.spread(n, 10)
+    unproven = ~proven[few] & (c.prediction == labels)[few]
+    assert found["auto_attacked"] <= int(unproven.sum()) + 2  # all but two of those with a proof are spared
+    assert found["false"] == 0
+
+
+def test_a_false_proof_is_counted(linear_suite):
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = net(1.0)
+    labels = model.certify(x).prediction
+    found = attack.attack(model, x, labels, torch.ones(40, dtype=torch.bool), SETTINGS)
+    assert found["false"] > 30 and found["toolbox_pgd"] < 0.2
+
+
+def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "one" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(attack, "STORED", tmp_path)
+    monkeypatch.setattr(attack.stored, "folder", lambda run: tmp_path / run)
+    assert attack.due({}, SETTINGS) == ["one/seed-0"]
+    known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.digest(folder)}}
+    assert attack.due(known, SETTINGS) == []
+    assert attack.due(known, attack.SETTINGS) == ["one/seed-0"]
+    (folder / "model.safetensors").write_bytes(b"others")
+    assert attack.due(known, SETTINGS) == ["one/seed-0"]
+    monkeypatch.setattr(attack, "OUTPUT", tmp_path / "attacks.json")
+    found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.digest(folder)}
+    monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: found)
+    assert attack.main([]) == 0 and list(json.loads((tmp_path / "attacks.json").read_text())) == ["one/seed-0"]
+    assert attack.main([]) == 0  # nothing is left to do
+    monkeypatch.setattr(attack, "attack_run", lambda *_: (_ for _ in ()).throw(ImportError("pip install x")))
+    assert attack.main(["two"]) == 1 and "two/seed-0: pip install x" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""What certificates cost: the measure of memory against allocations of a known size, and every method as a case."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from gloro_lite.methods import bcp, kw
+from gloro_lite.train import certification
+from gloro_lite.train.certification import Case
+
+SMALL = {"width": 8, "depth": 1, "batch": 2, "samples": 100}
+
+
+def test_cases_are_checked():
+    with pytest.raises(ValueError, match="one of forward, gloro"):
+        Case("other")
+    with pytest.raises(ValueError, match="at least 1"):
+        Case("gloro", width=0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's peak can be reset on Linux alone")
+def test_bytes_are_those_that_an_image_allocates():
+    kept = []
+
+    def run(x):
+        kept.clear()
+        kept[:] = [torch.ones(len(x), 1_000_000, dtype=torch.uint8)]
+
+    found = certification.bytes_of_an_image(Case("forward", **SMALL), run)
+    kept.clear()
+    assert 0.8e6 < found < 1.2e6
+
+
+@pytest.mark.parametrize("method", certification.METHODS)
+def test_every_method_prepares_and_certifies(method):
+    case = Case(method, **SMALL)
+    x = certification.images(case, 3)
+    found = certification.prepare(case)(x)
+    if method in ("bcp", "kw"):  # the bounds of their own certificates
+        network, shape = case.build()
+        module = bcp if method == "bcp" else kw
+        proven = module.certify(network, shape, x, certification.EPSILON, steps=1).label >= 0
+        labels = network(x).argmax(dim=1)
+        assert torch.equal(found.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0, proven)
+    elif method == "local":
+        assert found.shape == (3,) and (found > 0).all()
+    else:
+        assert len(found) == 3 or len(found.label) == 3
+
+
+def test_a_network_that_is_too_large_is_a_row_with_the_reason():
+    for method in ("kw", "local"):
+        row = certification.measure(Case(method, network="6C2F"))
+        assert "4096" in row["refused"] and "seconds" not in row
+
+
+def test_each_table_varies_one_thing():
+    tables = {}
+    for table, case in certification.cases():
+        tables.setdefault(table, []).append(case)
+    assert {case.method for case in tables["small"]} == set(certification.METHODS)
+    for name, values in certification.SWEEPS.items():
+        for method in {case.method for case in tables[name]}:
+            assert [getattr(case, name) for case in tables[name] if case.method == method] == list(values)
+
+
+def test_the_command_writes_its_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(certification, "OUTPUT", tmp_path / "costs.json")
+    monkeypatch.setattr(certification, "cases", lambda: iter([("small", Case("gloro", **SMALL))]))
+    monkeypatch.setattr(certification, "_apart", lambda case: {"method": case.method, "seconds": 1.0})
+    assert certification.main([]) == 0
+    report = json.loads((tmp_path / "costs.json").read_text())
+    assert report["tables"] == {"small": [{"method": "gloro", "seconds": 1.0}]} and report["machine"]["device"]

@@ -29,9 +29,9 @@ from gloro_lite.train.results import machine
 from gloro_lite.train.tightness import Search, by_layer, global_slopes, margin, write
 
 OUTPUT = home() / "activations.json"
-SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epochs": 40, "rate": 5e-3, "batch_size": 64}
+SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epochs": 30, "rate": 5e-3, "batch_size": 64}
 """Of each run; a fifth more than epsilon in training, as in the chapter on digits. The rate was not tuned for any activation."""
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 """Of the weights, the order of the batches and the splits."""
 STEP = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12}
 """What the cost of a step is measured on: random images."""

@@ -53,11 +53,11 @@ class Search:
     seed: int = 0
     pairs: int = 45
     starts: int = 1
-    steps: int = 40
-    hard: int = 4
+    steps: int = 30
+    hard: int = 3
     images: int = 1000
-    local: int = 100
-    local_steps: int = 16
+    local: int = 120
+    local_steps: int = 10
 
 
 def margin(network: nn.Module, j: Tensor, i: Tensor) -> Callable[[Tensor], Tensor]:

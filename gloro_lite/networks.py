@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,7 +19,12 @@ NETWORKS = {
 }
 """Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows."""
 
-ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU, "abs": Absolute, "groupsort4": partial(GroupSort, 4)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "minmax": MinMax,
+    "relu": nn.ReLU,
+    "abs": Absolute,
+    "groupsort4": partial(GroupSort, 4),
+}
 INITIALISATIONS = ("orthogonal", "pytorch")
 
 

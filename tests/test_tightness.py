@@ -130,11 +130,28 @@ def test_a_run_of_each_activation_is_measured():
 def test_stored_runs_are_of_today_s_settings(tmp_path):
     report = activations.read(activations.OUTPUT)
     rows = [(row["activation"], row["seed"]) for row in report["runs"]]
-    assert sorted(rows) == sorted((name, seed) for name in networks.ACTIVATIONS for seed in activations.SEEDS)
+    assert sorted(rows) == sorted((name, seed) for name in activations.KINDS for seed in activations.SEEDS)
     assert report["step"]["settings"] == activations.STEP and set(report["step"]["seconds"]) == set(networks.ACTIVATIONS)
     other = tmp_path / "activations.json"
     tightness.write({"settings": {**activations.SETTINGS, "epochs": 1}, "runs": report["runs"]}, other)
     assert activations.read(other)["runs"] == []
+
+
+def test_gradients_of_a_linear_classifier_are_aligned():
+    x = torch.rand(30, 1, 8, 8, dtype=torch.float64)
+    linear, other = (networks.build(notation, (1, 8, 8), 4).double() for notation in ("|", "| 32"))
+    assert activations.alignment(linear, x) == pytest.approx(1)
+    value = activations.alignment(other, x)
+    # By its definition: the mean cosine over all pairs of inputs, each with itself too.
+    jacobian = torch.stack([torch.autograd.functional.jacobian(lambda z: other(z)[0], row[None]).flatten(1) for row in x], dim=1)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    cosines = [
+        torch.nn.functional.cosine_similarity(
+            (jacobian[i] - jacobian[j])[:, None], (jacobian[i] - jacobian[j])[None], dim=2
+        ).mean()
+        for i, j in pairs
+    ]
+    assert value == pytest.approx(torch.stack(cosines).mean().item()) and value < 1
 
 
 def test_steps_of_each_activation_are_timed():

@@ -63,9 +63,9 @@ def steepest_pairs(
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, not {steps}")
-    for name, length in (("closest", closest), ("radius", radius)):
-        if length is not None and not (length > 0 and math.isfinite(length)):
-            raise ValueError(f"{name} is a distance: it must be finite and greater than 0, not {length}")
+    for name, limit in (("closest", closest), ("radius", radius)):
+        if limit is not None and not (limit > 0 and math.isfinite(limit)):
+            raise ValueError(f"{name} is a distance: it must be finite and greater than 0, not {limit}")
     a, b = a.detach(), b.detach()
     start = centre = (a + b) / 2
     first = _length(a - b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import sys
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gloro_lite import networks
 from gloro_lite.datasets import digits
@@ -33,6 +34,8 @@ SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epo
 """Of each run; a fifth more than epsilon in training, as in the chapter on digits. The rate was not tuned for any activation."""
 SEEDS = (0, 1, 2)
 """Of the weights, the order of the batches and the splits."""
+KINDS = (*networks.ACTIVATIONS, "none")
+"""What is trained: a net with each activation, and one that has no hidden layer at all, to compare with."""
 STEP = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12}
 """What the cost of a step is measured on: random images."""
 
@@ -40,11 +43,56 @@ STEP = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12
 def train(activation: str, seed: int, epochs: int = SETTINGS["epochs"]) -> tuple[GloroNet, digits.Digits]:
     """One net, trained, and its data."""
     data = digits.load(seed)
-    network = networks.build(SETTINGS["network"], digits.INPUT_SHAPE, 10, activation=activation, seed=seed)
+    notation, kind = ("|", "minmax") if activation == "none" else (SETTINGS["network"], activation)
+    network = networks.build(notation, digits.INPUT_SHAPE, 10, activation=kind, seed=seed)
     net = GloroNet(network, digits.INPUT_SHAPE, SETTINGS["epsilon"])
     how = {key: SETTINGS[key] for key in ("train_epsilon", "rate", "batch_size")}
     fit(net, data.train, epochs=epochs, seed=seed, progress=False, **how)
     return net, data
+
+
+def alignment(exact: nn.Module, x: Tensor) -> float:
+    """How alike the gradients of a margin are at different inputs: their mean cosine, over pairs of inputs and of classes.
+
+    Args:
+        exact: a network in float64.
+        x: (n, ...) float64.
+
+    Returns: 1 for a linear classifier, 0 for gradients without a common direction.
+    """
+    point = x.requires_grad_()
+    logits = exact(point)
+    slopes = [torch.autograd.grad(column.sum(), point, retain_graph=True)[0].flatten(1) for column in logits.T]
+    pairs = itertools.combinations(slopes, 2)
+    # The mean cosine over all pairs of unit vectors is the squared length of their mean.
+    return statistics.mean(nn.functional.normalize(a - b).mean(dim=0).square().sum().item() for a, b in pairs)
+
+
+def use_of_bound(net: GloroNet, x: Tensor) -> dict:
+    """How much of its bound a net uses at inputs x, ``(n, *net.input_shape)``.
+
+    Returns: `gradient`, the mean length of the gradient of the margin between the predicted class and its nearest rival;
+    `gradient_share`, the mean of that length over the margin's certified constant; `alignment`, see there; `layers`, the
+    geometric mean over inputs of the share of its constant that each layer uses for a small step along that gradient.
+    """
+    table = net.margin_constants()
+    exact = copy.deepcopy(net.network).double().requires_grad_(False)
+    point = x.double().requires_grad_()
+    logits = exact(point)
+    top = logits.argmax(dim=1)
+    gaps = (logits.gather(1, top[:, None]) - logits).detach() / table[top]
+    rival = gaps.scatter(1, top[:, None], torch.inf).argmin(dim=1)
+    (gradient,) = torch.autograd.grad(margin(exact, top, rival)(point).sum(), point)
+    lengths = gradient.flatten(1).norm(dim=1)
+    # Two points so close that hardly any activation changes what it does between them.
+    close = 1e-6 * nn.functional.normalize(gradient.flatten(1)).view_as(x)
+    shares = by_layer(exact, net.program().norms, x.double() + close, x.double() - close, top, rival)
+    return {
+        "alignment": alignment(exact, x.double()),
+        "gradient": lengths.mean().item(),
+        "gradient_share": (lengths / table[top, rival]).mean().item(),
+        "layers": {name: share.clamp_min(1e-12).log().mean().exp().item() for name, share in shares.items()},
+    }
 
 
 def run(activation: str, seed: int, epochs: int = SETTINGS["epochs"]) -> dict:
@@ -53,34 +101,20 @@ def run(activation: str, seed: int, epochs: int = SETTINGS["epochs"]) -> dict:
     x, y = data.validation
     certificate = certify(net, x)
     table = net.margin_constants()
-    exact = copy.deepcopy(net.network).double().requires_grad_(False)
     # In float64 throughout: these nets are small.
+    exact = copy.deepcopy(net.network).double().requires_grad_(False)
     steepest = global_slopes(exact, exact, table, x.double(), y, Search(starts=2, steps=60))
     j, i, slope, *_ = steepest[0]
-    top = certificate.prediction
-    with torch.no_grad():
-        logits = exact(x.double())
-    gaps = (logits.gather(1, top[:, None]) - logits) / table[top]
-    rival = gaps.scatter(1, top[:, None], torch.inf).argmin(dim=1)
-    point = x.double().requires_grad_()
-    (gradient,) = torch.autograd.grad(margin(exact, top, rival)(point).sum(), point)
-    lengths = gradient.flatten(1).norm(dim=1)
-    # Two points so close that hardly any activation changes what it does between them, along the gradient.
-    close = 1e-6 * nn.functional.normalize(gradient.flatten(1)).view_as(x)
-    shares = by_layer(exact, net.program().norms, x.double() + close, x.double() - close, top, rival)
-    layers = {name: share.clamp_min(1e-12).log().mean().exp().item() for name, share in shares.items()}
     return {
         "activation": activation,
         "seed": seed,
-        "accuracy": (top == y).double().mean().item(),
+        "accuracy": (certificate.prediction == y).double().mean().item(),
         "vra": (certificate.label == y).double().mean().item(),
         "upper": table.max().item(),
         "lower": slope,
         "classes": [j, i],
         "ratio": statistics.mean(s / table[j, i].item() for j, i, s, *_ in steepest),
-        "gradient": lengths.mean().item(),
-        "gradient_share": (lengths / table[top, rival]).mean().item(),
-        "layers": layers,
+        **use_of_bound(net, x),
     }
 
 
@@ -124,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.update(machine(torch.device("cpu")))
     done = {(row["activation"], row["seed"]) for row in report["runs"]}
     for seed in SEEDS:
-        for activation in networks.ACTIVATIONS:
+        for activation in KINDS:
             if (activation, seed) not in done:
                 report["runs"].append(run(activation, seed))
                 write(report, OUTPUT)

@@ -60,6 +60,37 @@ class MinMax(nn.Module):
         return _min_max(x) if torch.compiler.is_compiling() else _SortHalves.apply(x)[0]
 
 
+class GroupSort(nn.Module):
+    """Sort channels in groups [Anil et al. 2019]: of c channels, k, k + c / size, k + 2 c / size, ... are put in ascending order.
+
+    It permutes its input, so it is 1-Lipschitz and loses no gradient norm. `MinMax` is GroupSort of 2, and faster.
+
+    Shapes: (batch, channels, ...) to the same, with channels a multiple of `size`. Raises ValueError otherwise, and for a size
+    below 2.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        if not isinstance(size, int) or size < 2:
+            raise ValueError(f"GroupSort sorts groups of at least 2 channels, a whole number; not {size!r}")
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[1] % self.size:
+            raise ValueError(f"GroupSort({self.size}): dimension 1 of {tuple(x.shape)} must be a multiple of {self.size}")
+        return x.unflatten(1, (self.size, -1)).sort(dim=1).values.flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return str(self.size)
+
+
+class Absolute(nn.Module):
+    """The absolute value of each number. It is 1-Lipschitz and, unlike ReLU, its slope is -1 or 1 everywhere but at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
 class Residual(nn.Module):
     """The skip connection `x -> branch(x) + shortcut(x)`; the shortcut is the identity unless given.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from gloro_lite.layers import MinMax
+from gloro_lite.layers import Absolute, GroupSort, MinMax
 
 NETWORKS = {
     "2C2F": "c16k4s2 c32k4s2 | 100",
@@ -17,7 +19,12 @@ NETWORKS = {
 }
 """Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows."""
 
-ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "minmax": MinMax,
+    "relu": nn.ReLU,
+    "abs": Absolute,
+    "groupsort4": partial(GroupSort, 4),
+}
 INITIALISATIONS = ("orthogonal", "pytorch")
 
 

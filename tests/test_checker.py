@@ -6,6 +6,7 @@ The oracles here are PyTorch's convolution, the SVD of the unrolled operator, Py
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -89,11 +90,14 @@ def by_fractions(layers, activation, image):
             x = [[[b[o] + sum(m * v for m, v in zip(w[o], flat, strict=True))]] for o in range(len(w))]
         scale *= unit
         if number < len(layers) - 1:
-            half = len(x) // 2
-            pairs = [(x[k], x[k + half], min) for k in range(half)] + [(x[k], x[k + half], max) for k in range(half)]
-            if activation == "relu":
-                pairs = [(channel, [[0] * len(row) for row in channel], max) for channel in x]
-            x = [[[f(*v) for v in zip(*rows, strict=True)] for rows in zip(one, two, strict=True)] for one, two, f in pairs]
+            size = {"minmax": 2, "groupsort4": 4}.get(activation, 1)
+            count = len(x) // size
+            new = [[[0] * len(row) for row in channel] for channel in x]
+            for k, r, s in itertools.product(range(count), range(len(x[0])), range(len(x[0][0]))):
+                members = sorted(x[k + place * count][r][s] for place in range(size))
+                for place, v in enumerate(members):
+                    new[k + place * count][r][s] = {"relu": max(v, 0), "abs": abs(v)}.get(activation, v)
+            x = new
     return [Fraction(channel[0][0], scale) for channel in x]
 
 
@@ -207,15 +211,17 @@ class Run:
         return holds, "\n".join(lines)
 
 
-def random_layers(seed):
-    """Weights, biases and strides of `NOTATION`, with a head of three classes."""
+def random_layers(seed, widths=(4, 6, 6)):
+    """Weights, biases and strides of `NOTATION`, or of other widths, with a head of three classes."""
     generator = np.random.default_rng(seed)
 
     def layer(*shape, stride=0):
         weight = generator.normal(size=shape) / math.sqrt(math.prod(shape[1:]))
         return weight.astype(np.float32), generator.normal(size=shape[0], scale=0.1).astype(np.float32), stride
 
-    return [layer(4, 1, 3, 3, stride=2), layer(6, 4, 4, 4, stride=1), layer(6, 24), layer(CLASSES, 6)]
+    first, second, third = widths
+    convolutions = [layer(first, 1, 3, 3, stride=2), layer(second, first, 4, 4, stride=1)]
+    return [*convolutions, layer(third, 4 * second), layer(CLASSES, third)]
 
 
 NOTATION = "c4k3s2 c6k4 | 6"
@@ -687,16 +693,17 @@ def test_claims_that_are_no_bound_whatever_the_layer():
 # Both arithmetics.
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["minmax", "relu"]), st.sampled_from([0, 20, 140]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(network.ACTIVATIONS), st.sampled_from([0, 20, 140]))
 @settings(max_examples=12)
 def test_exact_logits_are_those_of_fractions_and_float64_is_as_close_as_it_says(seed, activation, spread):
     """Weights of every size that float32 has, its subnormal numbers too."""
+    widths = (4, 8, 8) if activation == "groupsort4" else (4, 6, 6)
     generator = np.random.default_rng(seed)
     layers = [
         ((w * 2.0 ** -generator.integers(0, spread + 1, w.shape)).astype(np.float32), b, stride)
-        for w, b, stride in random_layers(seed)
+        for w, b, stride in random_layers(seed, widths)
     ]
-    plans = network.plan(NOTATION, activation, (1, SIDE, SIDE))
+    plans = network.plan("c{}k3s2 c{}k4 | {}".format(*widths), activation, (1, SIDE, SIDE))
     tensors = {f"network.{p.name}.weight": layer[0] for p, layer in zip(plans, layers, strict=True)}
     tensors |= {f"network.{p.name}.bias": layer[1] for p, layer in zip(plans, layers, strict=True)}
     assembled, wrong = network.assemble(plans, tensors)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, UnknownLayerError
+from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import (
     TrainingBound,
     layer_bound,
@@ -18,10 +19,13 @@ from gloro_lite.lipschitz import (
     norms,
     operator_norm,
     power_iteration,
+    slopes,
+    steepest_pairs,
     upper_bound,
 )
 from gloro_lite.lipschitz.banded import BandedGram
 from gloro_lite.lipschitz.norms import banded_norm, torus_norm, unrolled_norm
+from gloro_lite.networks import ACTIVATIONS
 
 
 def jacobian(module, shape, dtype=torch.float64):
@@ -206,6 +210,8 @@ def test_one_percent_less_is_no_bound(bound):
         (Residual(nn.ReLU()), (4,), 2.0),
         (nn.Dropout(0.5).eval(), (4,), 1.0),
         (nn.Sequential(), (4,), 1.0),
+        (Absolute(), (4,), 1.0),
+        (GroupSort(4), (8, 2, 2), 1.0),
     ],
 )
 def test_closed_forms_are_tight(module, shape, exact):
@@ -295,12 +301,53 @@ def test_lower_bound_reaches_the_norm_of_a_linear_map_and_never_passes_the_upper
     layer = nn.Linear(5, 1)
     found = lower_bound(lambda x: layer(x)[:, 0], torch.randn(3, 5), steps=2)
     assert found.tolist() == pytest.approx([layer.weight.norm().item()] * 3)
+    torch.manual_seed(2)
     network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
     starts = torch.randn(8, 2)
     local = lower_bound(lambda x: network(x)[:, 0], starts, steps=0)
     searched = lower_bound(lambda x: network(x)[:, 0], starts, steps=40)
     assert (searched >= local).all() and searched.max() > local.max()
     assert searched.max().item() <= upper_bound(network, (2,))
+
+
+@pytest.mark.parametrize("activation", ["minmax", "relu", "abs", "groupsort4"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_steepest_pairs_come_near_the_steepest_of_all_pieces(seed, activation):
+    """In the plane a grid sees the pieces: the longest gradient on it. A search may end on a piece that is less steep."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(2, 8), ACTIVATIONS[activation](), nn.Linear(8, 8), ACTIVATIONS[activation](), nn.Linear(8, 1)]
+    network = nn.Sequential(*layers).double()
+
+    def function(x):
+        return network(x)[:, 0]
+
+    axis = torch.linspace(-8, 8, 81, dtype=torch.float64)
+    lattice = torch.cartesian_prod(axis, axis).requires_grad_()
+    (gradient,) = torch.autograd.grad(function(lattice).sum(), lattice)
+    longest = gradient.norm(dim=1).max().item()
+    starts = torch.randn(100, 2, 2, dtype=torch.float64) * 3
+    found = steepest_pairs(function, starts[:, 0], starts[:, 1], steps=60, closest=0.01)
+    assert torch.allclose(slopes(function, found.a, found.b), found.slope, rtol=1e-10)
+    assert found.slope.max().item() <= upper_bound(network, (2,))
+    assert found.slope.max().item() >= 0.6 * longest
+    # Each is at least as steep as the pair that it began with.
+    assert (found.slope >= slopes(function, starts[:, 0], starts[:, 1]) * (1 - 1e-12)).all()
+
+
+def test_steepest_pairs_stay_within_their_radius_and_see_over_a_kink():
+    def ramp(x):
+        return (x[:, 0] - 1).clamp_min(0) * 2 + x[:, 1]  # steeper beyond x = 1: sqrt(5) against 1
+
+    start = torch.zeros(1, 2, dtype=torch.float64)
+    assert lower_bound(ramp, start, steps=50, radius=0.9).item() == pytest.approx(1)
+    end = torch.tensor([[1.2, 0.8]], dtype=torch.float64)  # beyond the kink, where a gradient at the start does not see
+    pairs = steepest_pairs(ramp, end, -end, steps=50, radius=1.5)
+    assert pairs.slope.item() == pytest.approx(5**0.5, rel=1e-3)
+    assert torch.stack(pairs[:2]).norm(dim=2).max() <= 1.5
+    assert slopes(ramp, start, start).item() == 0
+    for wrong in ({"steps": -1}, {"closest": 0.0}, {"radius": math.inf}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            steepest_pairs(ramp, start + 1, start, **wrong)
 
 
 def test_power_iteration_rises_to_the_norm_from_below():

@@ -11,6 +11,7 @@ from torch import nn
 from gloro_lite import GloroNet, MinMax, UnknownLayerError
 from gloro_lite.bottom import _distances, bottom_logit, margin_constants
 from gloro_lite.certificate import certified_radius
+from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import layer_bound, upper_bound
 
 
@@ -317,3 +318,35 @@ def test_minmax_sorts_pairs_and_needs_an_even_number():
     assert torch.equal(compiled, MinMax()(images))
     (ours,), (theirs,) = (torch.autograd.grad(out.square().sum(), images) for out in (MinMax()(images), compiled))
     torch.testing.assert_close(ours, theirs)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 3, 4, 6]), st.sampled_from([(), (3,), (2, 3)]))
+def test_groupsort_sorts_each_group_and_moves_no_two_points_apart(seed, size, rest):
+    torch.manual_seed(seed)
+    layer, groups = GroupSort(size), 2
+    x, z = torch.randn(2, 3, size * groups, *rest, dtype=torch.float64)
+    y = layer(x)
+    for before, after in zip(x.reshape(3, size * groups, -1), y.reshape(3, size * groups, -1), strict=True):
+        for group in range(groups):
+            for members, ascending in zip(before[group::groups].T.tolist(), after[group::groups].T.tolist(), strict=True):
+                assert ascending == sorted(members)
+    assert ((y - layer(z)).flatten(1).norm(dim=1) <= (x - z).flatten(1).norm(dim=1) * (1 + 1e-12)).all()
+    if size == 2:
+        assert torch.equal(y, MinMax()(x))
+
+
+def test_groupsort_and_absolute_have_gradients_of_the_same_length():
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    for layer in (GroupSort(4), Absolute()):
+        assert torch.autograd.gradcheck(layer, x)
+        assert torch.autograd.gradgradcheck(layer, x)
+        assert layer(x).is_contiguous(memory_format=torch.channels_last)
+        upstream = torch.randn_like(x)
+        (gradient,) = torch.autograd.grad(layer(x), x, upstream)
+        assert gradient.norm().item() == pytest.approx(upstream.norm().item())
+    for wrong in (1, 0, 2.0, "4"):
+        with pytest.raises(ValueError, match="at least 2"):
+            GroupSort(wrong)
+    with pytest.raises(ValueError, match=r"multiple of 4"):
+        GroupSort(4)(torch.zeros(2, 6))
+    assert repr(GroupSort(4)) == "GroupSort(4)"

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gloro_lite import MinMax, networks
+from gloro_lite.layers import Absolute, GroupSort
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,10 @@ def test_own_notation_and_errors():
     assert [type(layer).__name__ for layer in network] == ["Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
     with pytest.raises(ValueError, match="network must be one of 2C2F"):
         networks.build("3C1F", (1, 8, 8), 3)
-    with pytest.raises(ValueError, match="activation must be one of minmax, relu"):
+    sorted_net = networks.build("c4k3s2 | 8", (1, 8, 8), 3, activation="groupsort4")
+    assert [layer.size for layer in sorted_net if type(layer) is GroupSort] == [4, 4]
+    assert sum(type(layer) is Absolute for layer in networks.build("c4k3s2 | 8", (1, 8, 8), 3, activation="abs")) == 2
+    with pytest.raises(ValueError, match="activation must be one of minmax, relu, abs, groupsort4"):
         networks.build("2C2F", (1, 28, 28), 10, activation="gelu")
     with pytest.raises(ValueError, match="initialisation must be one of orthogonal, pytorch"):
         networks.build("2C2F", (1, 28, 28), 10, initialisation="zeros")

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from gloro_lite import GloroNet, MinMax, MismatchError, NetworkError, Normalize, Residual, UnknownLayerError
+from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import Program, layer_bound, program, upper_bound
 
 
@@ -43,6 +44,11 @@ def test_logits_of_another_rank_are_refused_when_the_net_is_built():
         GloroNet(nn.Sequential(nn.Linear(4, 3)), (3, 4), 0.1)
 
 
+def _of_size(layer, size):
+    layer.size = size
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
@@ -55,6 +61,8 @@ def test_logits_of_another_rank_are_refused_when_the_net_is_built():
         (nn.MultiheadAttention(4, 1), (3, 4), "attention has no global Lipschitz"),
         (nn.MaxPool2d(2, return_indices=True), (1, 4, 4), "return_indices"),
         (MinMax(), (3,), "must be even"),
+        (GroupSort(4), (6,), "multiple of it, not 6"),
+        (_of_size(GroupSort(4), 0), (8,), "its size is 0"),
         (nn.Linear(9000, 9000, bias=False), (9000,), "too large to prove"),
         (nn.LazyLinear(3), (4,), "no shape yet"),
         (nn.Linear(4, 4, device="meta"), (4,), "meta device"),
@@ -390,9 +398,10 @@ def test_certificates_are_of_one_state_while_another_thread_changes_the_weights(
 # ---- transforms ------------------------------------------------------------------------------------------------------------
 
 
-def test_function_transforms_pass_through_minmax():
+@pytest.mark.parametrize("layer", [MinMax(), GroupSort(4), Absolute()])
+def test_function_transforms_pass_through_activations(layer):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), MinMax(), nn.Linear(4, 2))
+    network = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
     x = torch.randn(5, 3)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda row: network(row[None])[0]))(x)
     assert torch.allclose(jacobian[2], torch.autograd.functional.jacobian(lambda row: network(row[None])[0], x[2]))

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, Residual
+from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import linear_operator, upper_bound
 from gloro_lite.lipschitz.norms import absolute_norm, row_distances
 from gloro_lite.lipschitz.rounding import Upper, length_up
 
 
 def exact(network, x):
-    """The logits of dense layers, MinMax and ReLU as fractions."""
+    """The logits of dense layers and activations as fractions."""
     values = [Q(v) for v in x.tolist()]
     for layer in network:
         if isinstance(layer, nn.Linear):
@@ -26,6 +27,12 @@ def exact(network, x):
             half = len(values) // 2
             pairs = list(zip(values[:half], values[half:], strict=True))
             values = [min(p) for p in pairs] + [max(p) for p in pairs]
+        elif isinstance(layer, GroupSort):
+            count = len(values) // layer.size
+            groups = [sorted(values[k::count]) for k in range(count)]
+            values = [group[place] for place in range(layer.size) for group in groups]
+        elif isinstance(layer, Absolute):
+            values = [abs(v) for v in values]
         else:
             values = [max(v, Q(0)) for v in values]
     return values
@@ -34,7 +41,8 @@ def exact(network, x):
 def random_net(seed, dtype=torch.float32):
     """A small net whose biases and scales are such that rounding matters."""
     torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(6, 8), MinMax(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+    first, second = (MinMax(), nn.ReLU()) if seed % 2 else (GroupSort(4), Absolute())
+    network = nn.Sequential(nn.Linear(6, 8), first, nn.Linear(8, 6), second, nn.Linear(6, 3)).to(dtype)
     with torch.no_grad():
         for layer in network:
             if isinstance(layer, nn.Linear):

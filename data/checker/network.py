@@ -1,7 +1,8 @@
 """A network read from its notation and its tensors, and its value in float64 with a bound on what rounding did to it.
 
 `c32k4s2` is a convolution with 32 channels, kernel 4, stride 2 and zero padding 1; dense layers follow a bar. After each of them
-comes MinMax (channels k and k + c/2 become their minimum and maximum) or ReLU; last come the logits.
+comes an activation: MinMax (channels k and k + c/2 become their minimum and maximum), GroupSort of 4 (channels k, k + c/4,
+k + c/2 and k + 3c/4 are sorted), ReLU, or the absolute value; last come the logits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ NAMED = {
     "6C2F": "c32k3 c32k3 c32k4s2 c64k3 c64k3 c64k4s2 | 512",
     "8C2F": "c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
 }
+
+SORTED = {"minmax": 2, "groupsort4": 4}  # channels in a group
+ACTIVATIONS = (*SORTED, "relu", "abs")
 
 UNIT = 2.0**-53  # unit roundoff of float64
 HAIR = 1 + 2.0**-30  # covers the rounding of every norm and sum of numbers >= 0 that an error bound is made of
@@ -62,7 +66,7 @@ def plan(notation: str, activation: str, image: tuple[int, int, int]) -> list[Pl
     words = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word, re.ASCII) for word in convolutions.split()]
     if not bar or not all(words) or not all(re.fullmatch(r"\d+", word, re.ASCII) for word in dense.split()):
         raise ValueError(f"{notation!r} is not the notation of a network")
-    if activation not in ("minmax", "relu"):
+    if activation not in ACTIVATIONS:
         raise ValueError(f"the activation {activation!r} is not known here")
     layers: list[Plan] = []
     shape: tuple[int, ...] = image
@@ -81,10 +85,12 @@ def plan(notation: str, activation: str, image: tuple[int, int, int]) -> list[Pl
     for word in dense.split():
         layers.append(Plan(str(number), (int(word), *shape), 0, shape, (int(word),)))
         number, shape = number + 2, (int(word),)
-    if activation == "minmax":
+    if activation in SORTED:
         for layer in layers:
-            if layer.outputs[0] % 2:
-                raise ValueError(f"layer {layer.name} has {layer.outputs[0]} outputs, and MinMax needs pairs")
+            if layer.outputs[0] % SORTED[activation]:
+                raise ValueError(
+                    f"layer {layer.name} has {layer.outputs[0]} outputs, and {activation} sorts groups of {SORTED[activation]}"
+                )
     layers.append(Plan(str(number), (None, *shape), 0, shape, (None,)))
     return layers
 
@@ -143,11 +149,15 @@ def absolute_norm(layer: Layer) -> float:
 
 
 def activate(x: np.ndarray, activation: str, axis: int) -> np.ndarray:
-    """MinMax or ReLU, along the axis of the channels. It rounds nothing and is 1-Lipschitz."""
+    """An activation, along the axis of the channels. It rounds nothing and is 1-Lipschitz."""
     if activation == "relu":
         return np.maximum(x, 0)
-    first, second = np.split(x, 2, axis)
-    return np.concatenate((np.minimum(first, second), np.maximum(first, second)), axis)
+    if activation == "abs":
+        return np.abs(x)
+    parts = np.split(x, SORTED[activation], axis)
+    if len(parts) == 2:
+        return np.concatenate((np.minimum(*parts), np.maximum(*parts)), axis)
+    return np.concatenate(np.sort(np.stack(parts), 0), axis)
 
 
 _CHUNK = 128  # terms of one matrix product; a long sum that is made of short ones errs less
@@ -203,7 +213,7 @@ class Network:
 
     Args:
         layers: affine layers in order, the head last.
-        activation: "minmax" or "relu".
+        activation: one of `ACTIVATIONS`.
         norms: a true upper bound on the l2 norm of each layer but the head.
     """
 

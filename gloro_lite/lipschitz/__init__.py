@@ -6,7 +6,7 @@ cheap enough for each step; it approaches the operator norms from below and cert
 """
 
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError, UnknownLayerError
-from gloro_lite.lipschitz.lower import lower_bound
+from gloro_lite.lipschitz.lower import Pairs, lower_bound, slopes, steepest_pairs
 from gloro_lite.lipschitz.norms import operator_norm
 from gloro_lite.lipschitz.power import TrainingBound, power_iteration
 from gloro_lite.lipschitz.program import Program, upper_bound
@@ -15,6 +15,7 @@ from gloro_lite.lipschitz.walk import layer_bound, linear_operator
 __all__ = [
     "MismatchError",
     "NetworkError",
+    "Pairs",
     "Program",
     "TrainingBound",
     "UnknownLayerError",
@@ -23,5 +24,7 @@ __all__ = [
     "lower_bound",
     "operator_norm",
     "power_iteration",
+    "slopes",
+    "steepest_pairs",
     "upper_bound",
 ]

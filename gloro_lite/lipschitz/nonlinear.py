@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.layers import MinMax
+from gloro_lite.layers import Absolute, GroupSort, MinMax
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Bound, Node, Norms, Rounding, Shape
 from gloro_lite.lipschitz.rounding import Format
@@ -54,7 +54,7 @@ class Activation(Node):
     def rounding(self, number: Format) -> Rounding:
         layer = self.layer
         size = math.sqrt(math.prod(self.input_shape))
-        if isinstance(layer, nn.ReLU):
+        if isinstance(layer, nn.ReLU | Absolute):
             return Rounding(0.0, 0.0)
         slope = float(_ACTIVATIONS[type(layer)][1](layer))
         if isinstance(layer, nn.LeakyReLU | nn.PReLU):  # a single product
@@ -78,6 +78,7 @@ def _prelu(layer: nn.PReLU, x: Tensor) -> Tensor:
 # What each computes, and its largest slope. 1.129 and 1.09984: the maxima of the derivatives, rounded up; see the tests.
 _ACTIVATIONS: dict[type, tuple[Callable[..., Tensor], Callable[..., Bound]]] = {
     nn.ReLU: (lambda layer, x: x.clamp_min(0), lambda layer: 1.0),
+    Absolute: (lambda layer, x: x.abs(), lambda layer: 1.0),
     nn.LeakyReLU: (
         lambda layer, x: torch.where(x > 0, x, layer.negative_slope * x),
         lambda layer: max(1.0, abs(layer.negative_slope)),
@@ -107,6 +108,31 @@ class SortPairs(Node):
     def apply(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1)
         return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
+
+    def bound(self, norms: Norms) -> Bound:
+        return norms.constant(1.0)
+
+    def rounding(self, number: Format) -> Rounding:
+        return Rounding(0.0, 0.0)
+
+
+class SortGroups(Node):
+    """`gloro_lite.layers.GroupSort`: a permutation at each point, as `SortPairs`. That sorting is 1-Lipschitz across the points
+    where the permutation changes is the rearrangement inequality: sorted sequences are no farther apart than any others."""
+
+    def __init__(self, layer: GroupSort, input_shape: Shape, name: str):
+        if type(layer.size) is not int or layer.size < 2:
+            raise NetworkError(f"its size is {layer.size!r}: it must be a whole number from 2", kind="GroupSort")
+        if not input_shape or input_shape[0] % layer.size:
+            channels = input_shape[0] if input_shape else 0
+            raise NetworkError(
+                f"it sorts groups of {layer.size} channels: their number must be a multiple of it, not {channels}",
+                kind="GroupSort",
+            )
+        super().__init__(layer, input_shape, input_shape, name)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return torch.stack(x.chunk(self.layer.size, dim=1), dim=1).sort(dim=1).values.flatten(1, 2)
 
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(1.0)
@@ -148,6 +174,7 @@ class MaxPool(Node):
 
 NONLINEAR: dict[type, type[Node]] = {
     MinMax: SortPairs,
+    GroupSort: SortGroups,
     nn.MaxPool2d: MaxPool,
     **dict.fromkeys(_ACTIVATIONS, Activation),
 }

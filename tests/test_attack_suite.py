@@ -49,7 +49,7 @@ def linear():
     return network, x, labels, distance.scatter(1, labels[:, None], torch.inf).amin(dim=1)
 
 
-@pytest.mark.parametrize("name", ["pgd", "auto_attack"])
+@pytest.mark.parametrize("name", ["pgd", pytest.param("auto_attack", marks=pytest.mark.slow)])
 def test_a_linear_classifier_is_broken_exactly_where_it_can_be(name):
     pytest.importorskip("art")
     network, x, labels, distance = linear()

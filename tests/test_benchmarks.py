@@ -315,7 +315,7 @@ import sys, torch
 from pathlib import Path
 from gloro_lite.datasets import cache
 value = int(sys.argv[2])
-for _ in range(100):
+for _ in range(30):
     cache.save(Path(sys.argv[1]), {}, {"x": torch.full((100_000,), value)})
 """
 

@@ -786,6 +786,7 @@ def data_root():
     return Path(os.environ.get("GLORO_DATA") or ROOT / "data" / "root")
 
 
+@pytest.mark.data
 @pytest.mark.skipif(not (data_root() / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file(), reason="MNIST is not there")
 def test_the_command_of_the_readme():
     (line,) = re.findall(r"^    python (data/checker .+)$", (ROOT / "data" / "README.md").read_text(), re.M)

@@ -1,7 +1,9 @@
 """The command line: own images certified as the package certifies them, runs compared, and what is refused with a reason."""
 
 import csv
+import dataclasses
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +15,31 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gloro_lite
-from gloro_lite import stored
+from gloro_lite import GloroNet, networks, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
+from gloro_lite.train import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
 
 
 @pytest.fixture(scope="module")
-def net():
-    return gloro_lite.load("mnist-0.3")
+def run(tmp_path_factory):
+    """The folder of a run, as a reader's own: a net so small that its bound is proven at once, (path as str)."""
+    folder, recipe = tmp_path_factory.mktemp("run"), dataclasses.asdict(recipes.find("mnist-0.3"))
+    torch.manual_seed(0)
+    small = GloroNet(networks.build("c4k4s4 | 16", SHAPE, 10), SHAPE, 0.3)
+    serialization.save(small, folder / "model.safetensors")
+    settings = recipe | {"network": "c4k4s4 | 16"}
+    record = {"format": stored.FORMAT, "seed": 0, "epsilon": 0.3, "settings": settings}
+    (folder / "result.json").write_text(json.dumps(record))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def net(run):
+    return gloro_lite.load(run)
 
 
 @pytest.fixture
@@ -49,12 +65,12 @@ def save(path, **arrays):
 # --- certify
 
 
-def test_certify_writes_what_the_package_certifies(tmp_path, capsys, net, digits):
+def test_certify_writes_what_the_package_certifies(tmp_path, capsys, run, net, digits):
     labels = torch.arange(12) % 10
     file = save(tmp_path / "own.npz", x=digits, y=labels)
     c = net.certify(digits[:, None].float() / 255)
     epsilon = c.radius.median().item()  # half of them certified
-    assert main(["certify", "mnist-0.3", "--images", file, "--epsilon", repr(epsilon)]) == 0
+    assert main(["certify", run, "--images", file, "--epsilon", repr(epsilon)]) == 0
     out, err = capsys.readouterr()
     table = rows(out)
     assert list(table[0]) == ["index", "label", "prediction", "certified", "radius"]
@@ -68,7 +84,7 @@ def test_certify_writes_what_the_package_certifies(tmp_path, capsys, net, digits
     assert f"{sum(label != -1 for label in at)} of 12 images certified at epsilon" in err
 
 
-def test_certify_a_folder(tmp_path, capsys, net, digits):
+def test_certify_a_folder(tmp_path, capsys, run, net, digits):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, pixels in enumerate(digits[:3]):
@@ -76,7 +92,7 @@ def test_certify_a_folder(tmp_path, capsys, net, digits):
     Image.fromarray(digits[3].numpy()).convert("RGB").save(folder / "3.png")  # grey, in three equal channels
     (folder / ".DS_Store").write_bytes(b"not a picture")
     output = tmp_path / "out.csv"
-    assert main(["certify", "mnist-0.3", "--images", str(folder), "--output", str(output)]) == 0
+    assert main(["certify", run, "--images", str(folder), "--output", str(output)]) == 0
     table = rows(output.read_text())
     assert list(table[0]) == ["file", "prediction", "certified", "radius"]
     assert [row["file"] for row in table] == ["0.png", "1.png", "2.png", "3.png"]
@@ -208,23 +224,26 @@ def test_radius_of_the_command_line():
 
 
 @pytest.mark.slow
-def test_the_command_as_a_shell_calls_it(tmp_path, digits):
+def test_the_command_as_a_shell_calls_it(tmp_path, run, digits):
     file = save(tmp_path / "own.npz", x=digits)
-    command = [sys.executable, "-m", "gloro_lite", "certify", "mnist-0.3", "--images", file]
+    command = [sys.executable, "-m", "gloro_lite", "certify", run, "--images", file]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 13 and "of 12 images" in done.stderr
     # A reader that has enough, as `head` does, is no error to speak of.
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
-    done = subprocess.run([sys.executable, "-m", "gloro_lite"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "usage" in done.stderr
 
 
-@pytest.mark.slow
-def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, net, digits):
+def test_no_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, run, net, digits):
     file = save(tmp_path / "own.npz", x=digits)
-    assert main(["certify", "mnist-0.3", "--images", file, "--guarantee", "deployed"]) == 0
+    assert main(["certify", run, "--images", file, "--guarantee", "deployed"]) == 0
     deployed = [float(row["radius"]) for row in rows(capsys.readouterr().out)]
     x = digits[:, None].float() / 255
     assert deployed == net.certify(x, guarantee="deployed").radius.tolist()

@@ -19,6 +19,7 @@ def test_radius_is_never_above_the_exact_one():
     radii_are_below_the_exact_ones(lambda network, x: bcp.certify(network, (2,), x))
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10**6))
 def test_it_is_never_below_the_global_lipschitz_bound(seed):
     network = dense(3, 6, 5, 3, seed=seed)

@@ -17,6 +17,7 @@ from gloro_lite.fit import fit
 from gloro_lite.methods import local
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [torch.nn.ReLU, MinMax])
 def test_it_lies_between_the_global_bound_and_the_exact_radius(activation):
     gained = 0

@@ -50,6 +50,24 @@ def test_the_lock_pins_every_dependency():
             assert pins()[name(requirement)] == requirement.split("==")[1]
 
 
+def test_marks_are_strict_and_each_is_in_use():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "--strict-markers" in options["addopts"].split()  # a mark that is not registered stops the collection
+    registered = {line.partition(":")[0] for line in options["markers"]}
+    assert registered == {"slow", "browser", "data"}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    used = set(re.findall(r"pytest\.mark\.(\w+)", sources)) - {"parametrize", "skipif", "filterwarnings"}
+    assert used == registered
+    # `make check` is without all of them.
+    (command,) = re.findall(r"^check: lint\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert all(f"not {mark}" in command for mark in registered)
+    # What skips for want of images says by its mark that it needs them.
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for decorators in re.findall(r"((?:^@.*\n)+)def ", path.read_text(encoding="utf-8"), re.M):
+            if "GLORO_DATA" in decorators or "data_root()" in decorators:
+                assert "pytest.mark.data" in decorators, f"{path.name}: {decorators}"
+
+
 # --- environment.yml
 
 

@@ -153,7 +153,7 @@ def test_prediction_is_exact_where_distances_round_to_the_same():
     assert DecisionFaces(sites, torch.tensor([0, 1, 2])).prediction(x).tolist() == [0, 1, 1]
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(SITES, st.tuples(COORDINATE, COORDINATE))
 def test_cells_in_the_plane_are_as_far_as_the_decision_faces(points, x):
     """Two constructions of one number: the dual of a quadratic programme and the tessellation, each rounded down."""
@@ -166,7 +166,7 @@ def test_cells_in_the_plane_are_as_far_as_the_decision_faces(points, x):
     assert torch.equal(c.label, c.prediction.where(c.radius > 0.1, -1))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6))
 def test_the_box_can_only_help_and_a_lattice_finds_nothing_nearer(seed):
     kind = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
@@ -309,6 +309,7 @@ def test_logits_are_half_distances():
     assert logits[0].tolist() == pytest.approx([0, -torch.inf, -2.5], abs=1e-6)
 
 
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), dimension=st.integers(1, 40))
 def test_a_cell_of_one_bisector_is_rounded_down(seed, dimension):
     """Between two sites the distance is known in fractions; the dual's own rounding must not exceed it."""

@@ -77,6 +77,7 @@ cards: $(READY)
 
 bench: book
 	$(BIN)/python -m gloro_lite.train.benchmark
+	$(BIN)/python -m gloro_lite.train.precisions
 	$(BIN)/python book/_ext/measure_widgets.py
 
 picture: book

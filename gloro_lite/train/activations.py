@@ -46,7 +46,7 @@ def train(activation: str, seed: int, epochs: int = SETTINGS["epochs"]) -> tuple
     notation, kind = ("|", "minmax") if activation == "none" else (SETTINGS["network"], activation)
     network = networks.build(notation, digits.INPUT_SHAPE, 10, activation=kind, seed=seed)
     net = GloroNet(network, digits.INPUT_SHAPE, SETTINGS["epsilon"])
-    how = {key: SETTINGS[key] for key in ("train_epsilon", "rate", "batch_size")}
+    how = {"train_epsilon": SETTINGS["train_epsilon"], "learning_rate": SETTINGS["rate"], "batch_size": SETTINGS["batch_size"]}
     fit(net, data.train, epochs=epochs, seed=seed, progress=False, **how)
     return net, data
 

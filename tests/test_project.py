@@ -347,6 +347,14 @@ def test_commands_of_the_readme_are_understood(command, capsys):
         parser().parse_args(arguments)
 
 
+def test_what_the_readme_s_commands_leave_is_ignored():
+    left = {*re.findall(r"(?:--output|--plot|--images) ([\w./-]+\w)", readme()), *re.findall(r"savez\('([^']+)'", readme())}
+    assert {"digits.npz", "certificates.csv", "compare.png", "net.onnx", "runs/mnist-0.3"} <= left
+    files = [*(f"{path}/result.json" if path.startswith("runs/") else path for path in left), "gloro_lite-9.9.9-py3-none-any.whl"]
+    done = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True)
+    assert set(done.stdout.split()) == set(files)
+
+
 def test_python_of_the_readme_runs():
     blocks = re.findall(r"^```python\n(.*?)^```", readme(), re.M | re.S)
     assert len(blocks) == 2

@@ -19,6 +19,7 @@ SCALE = 0.8  # so that a line of code fits
 STYLE = """
 .bd-main .bd-content .bd-article section > h1:first-of-type { break-before: page; display: block; }
 span[id="document-book/api"] + section, span[id="document-genindex"] + section { display: none !important; }
+#jb-print-toc li:has(> a:is([href="#document-book/api"], [href="#document-genindex"])) { display: none !important; }
 """
 FOOT = """<div style="width: 100%; font: 8px sans-serif; text-align: center; color: #444">
 <span class="pageNumber"></span></div>"""

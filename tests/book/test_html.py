@@ -133,11 +133,14 @@ def test_addresses_give_a_sitemap_previews_and_links_to_run(tmp_path):
     import pages
 
     (tmp_path / "_images").mkdir()
-    config = SimpleNamespace(
-        html_baseurl="https://example.org/book/", html_theme_options={"repository_url": "https://example.org/r"}
-    )
+    (tmp_path / "_config.yml").write_text("repository: {url: https://example.org/r}", encoding="utf-8")
+    config = SimpleNamespace(html_baseurl="https://example.org/book/", html_theme_options={})
     app = SimpleNamespace(
-        outdir=tmp_path, builder=SimpleNamespace(name="html"), config=config, env=SimpleNamespace(found_docs={"book/b", "a"})
+        srcdir=tmp_path,
+        outdir=tmp_path,
+        builder=SimpleNamespace(name="html"),
+        config=config,
+        env=SimpleNamespace(found_docs={"book/b", "a"}),
     )
     pages.sitemap(app, None)
     found = [place.text for place in ElementTree.parse(tmp_path / "sitemap.xml").iter() if place.tag.endswith("loc")]

@@ -20,6 +20,7 @@ TARGET = Path(__file__).resolve().parents[2] / "data" / "widgets.json"
 LOADS = 5
 MOVES = 40
 SLOW = 4
+PATIENCE_MS = 180_000  # on a machine that other jobs fill
 
 # Per widget: what has the focus, and a key that changes the picture and its way back.
 KEYS = {
@@ -38,6 +39,7 @@ WEIGHT = """() => performance.getEntriesByType('resource').reduce((sum, one) => 
 
 def _opened(browser, address: str, rate: int):
     page = browser.new_page(viewport={"width": 1250, "height": 900})
+    page.set_default_timeout(PATIENCE_MS)
     page.context.new_cdp_session(page).send(
         "Emulation.setCPUThrottlingRate", {"rate": rate}
     )

@@ -18,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nbformat
+import yaml
 from docutils import nodes
 from execute import ROOT, twin
-from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -85,8 +85,9 @@ def foot(pagename: str) -> str:
     run = nbformat.read(twin(notebook), 4).metadata.get("gloro", {}).get("run")
     if run is None:
         return ""
+    found = run["versions"]
     versions = " and ".join(
-        f"{name} {version}" for name, version in run["versions"].items()
+        f"{name} {found[name]}" for name in ("Python", "PyTorch") if name in found
     )
     return (
         f'<p class="gloro-run">Last run on {run["date"]} in {run["seconds"]} s, '
@@ -100,7 +101,7 @@ def offered(body: str) -> str:
     if place not in body or not _pdf_is_current():
         return body.replace(place, "")
     size = PDF.stat().st_size / 1e6
-    link = f'<a href="../{PDF.name}">The whole book as PDF</a> ({size:.1f} MB).'
+    link = f'<a href="../{PDF.name}">The book as PDF</a> ({size:.0f} MB, without the API reference).'
     return body.replace(place, f'<p class="gloro-pdf">{link}</p>')
 
 
@@ -144,20 +145,19 @@ def describe(
 
 
 def launch(app: Sphinx, config: Config) -> None:
-    """Links to Binder and Colab, where the repository's address is known."""
-    if config.html_theme_options.get("repository_url"):
-        config.html_theme_options.setdefault("repository_branch", "main")
+    """Links to Binder and Colab, where _config.yml names the repository. (Without it Jupyter Book would link to its own.)"""
+    settings = yaml.safe_load((Path(app.srcdir) / "_config.yml").read_text("utf-8"))
+    repository = settings.get("repository", {})
+    if repository.get("url"):
+        config.html_theme_options["repository_branch"] = repository.get(
+            "branch", "main"
+        )
         config.html_theme_options["launch_buttons"] = dict(LAUNCH)
 
 
-def half_size(app: Sphinx, doctree: nodes.document) -> None:
-    """Figures that notebooks draw have two dots for each of the page's: show them at half their size."""
-    for node in doctree.findall(nodes.image):
-        path = Path(app.srcdir) / node["uri"]
-        if path.suffix == ".png" and "jupyter_execute" in path.parts:
-            with Image.open(path) as picture:
-                if picture.info.get("dpi", (0, 0))[0] > 200:
-                    node["width"] = f"{round(picture.width / 2)}px"
+def one_writer(app: Sphinx) -> None:
+    """Write the single page as the others are: some extensions name it, and then MyST-NB's nodes would be unknown there."""
+    app.registry.translation_handlers.pop("singlehtml", None)
 
 
 def sitemap(app: Sphinx, error: Exception | None) -> None:
@@ -236,8 +236,8 @@ def cut_icons(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", launch, priority=400)  # before the theme
+    app.connect("builder-inited", one_writer)
     app.connect("env-get-outdated", with_pdf_link)
-    app.connect("doctree-read", half_size)
     app.connect("html-page-context", describe)
     app.connect("build-finished", cut_icons)
     app.connect("build-finished", sitemap)

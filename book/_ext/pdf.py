@@ -1,7 +1,7 @@
 """Make the whole book one PDF: `python book/_ext/pdf.py`, after `jupyter-book build . --builder singlehtml`.
 
 The single page of all chapters is printed by the installed Chromium or Chrome. Its headings become the outline, its links stay
-links, widgets are shown as still pictures, solutions are unfolded, and folded code stays folded.
+links, widgets are shown as still pictures, solutions are unfolded, and folded code stays folded. The API reference and the index are left to the pages.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ BUILD = Path(__file__).resolve().parents[2] / "_build"
 PAGES = BUILD / "singlehtml"
 TARGET = BUILD / "pdf" / "gloro-lite.pdf"
 MINUTES = 10
+SCALE = 0.8  # so that a line of code fits
+STYLE = """
+.bd-main .bd-content .bd-article section > h1:first-of-type { break-before: page; display: block; }
+span[id="document-book/api"] + section, span[id="document-genindex"] + section { display: none !important; }
+#jb-print-toc li:has(> a:is([href="#document-book/api"], [href="#document-genindex"])) { display: none !important; }
+"""
 FOOT = """<div style="width: 100%; font: 8px sans-serif; text-align: center; color: #444">
 <span class="pageNumber"></span></div>"""
 
@@ -29,8 +35,16 @@ def single_page() -> Path:
     return found[0]
 
 
-def with_stills(text: str) -> str:
-    """The page with each widget's still picture in place of the widget."""
+def for_print(text: str) -> str:
+    """The page as a book: its title before the contents, chapters on the level of the first one, stills in place of widgets."""
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)[1].rpartition(
+        "&#8212;"
+    )[2]
+    head, chapter, rest = text.partition('<span id="document-')
+    first = re.search(r"<h1>(.*?)</h1>", head, re.DOTALL)[1]
+    head = head.replace(f"<h1>{first}</h1>", f"<h1>{title.strip()}</h1>", 1)
+    rest = re.sub(r"(</?h)([2-6])\b", lambda tag: f"{tag[1]}{int(tag[2]) - 1}", rest)
+    text = head + chapter + rest
     text = re.sub(
         r'<noscript class="gloro-noscript">(.*?)</noscript>',
         r"<p>\1</p>",
@@ -48,10 +62,8 @@ def with_stills(text: str) -> str:
 def main() -> None:
     page_file = single_page()
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    still = page_file.with_name("print.html")
-    still.write_text(
-        with_stills(page_file.read_text(encoding="utf-8")), encoding="utf-8"
-    )
+    still = PAGES / "print.html"  # Sphinx writes the single page's links as from here
+    still.write_text(for_print(page_file.read_text(encoding="utf-8")), encoding="utf-8")
     try:
         with launched() as browser:
             page = browser.new_page(color_scheme="light")
@@ -59,11 +71,13 @@ def main() -> None:
             page.goto(still.as_uri())
             page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
             page.evaluate("document.fonts.ready.then(() => true)")
+            page.add_style_tag(content=STYLE)
             page.emulate_media(media="print", color_scheme="light")
             part = TARGET.with_suffix(".part")
             page.pdf(
                 path=part,
                 format="A4",
+                scale=SCALE,
                 margin={
                     "top": "18mm",
                     "bottom": "18mm",

@@ -7,7 +7,7 @@ from conftest import HTML, PAGES, PHONE, ROOT, THEMES, formulas_set, themed
 SCREENSHOTS = ROOT / "screenshots"
 # The theme's own, on every page.
 NOT_OURS = ("Got invalid theme mode",)
-HEAVIEST = 2_500_000  # bytes that a page and all that it loads may have, before compression
+HEAVIEST = 2_000_000  # bytes that a page and all that it loads may have, before compression
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 GOOD_PRACTICE = ["heading-order", "empty-table-header", "image-redundant-alt", "duplicate-id", "label-title-only"]

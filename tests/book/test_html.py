@@ -1,10 +1,12 @@
 """The rendered book: every page is there, and every picture has a text alternative."""
 
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
-from conftest import HTML, PAGES
+from conftest import HTML, PAGES, ROOT
 
 
 class Pictures(HTMLParser):
@@ -76,6 +78,7 @@ def test_every_page_has_a_description_and_an_icon_of_its_own():
         (words,) = re.findall(r'<meta name="description" content="([^"]*)">', text)
         assert 40 < len(words) <= 200 and "\\" not in words, (name, words)
         assert seen.setdefault(words, name) == name
+        assert f'<meta property="og:description" content="{words}">' in text and 'property="og:title"' in text
         icon = re.search(r'<link rel="icon" href="([^"]*)"', text).group(1)
         assert ((HTML / name).parent / icon).is_file()
 
@@ -94,3 +97,66 @@ def test_icons_that_the_pages_name_are_there():
     for icon in named:
         assert re.search(rf'["{{,]"?{icon}"?[:"]', script), icon
     assert len(script) < 300_000
+
+
+def test_a_chapter_ends_with_its_last_run():
+    for name in PAGES:
+        runs = re.findall(r'<p class="gloro-run">(.*?)</p>', (HTML / f"{name}.html").read_text(encoding="utf-8"))
+        if not (ROOT / f"{name}.ipynb").is_file():
+            assert runs == []
+            continue
+        (run,) = runs
+        assert re.fullmatch(
+            r"Last run on \d{4}-\d\d-\d\d in \d+ s, with Python 3\.\d+\.\d+\S* and PyTorch 2\.\d+\.\d+\S*\.", run
+        ), run
+
+
+def test_figures_are_shown_at_half_their_size():
+    text = (HTML / f"{PAGES[0]}.html").read_text(encoding="utf-8")
+    widths = re.findall(r'<img[^>]* src="\.\./_images/[0-9a-f]{64}\.png" style="width: (\d+)px;', text)
+    assert len(widths) >= 3 and all(200 < int(width) < 700 for width in widths)
+
+
+def test_the_index_has_the_main_terms_and_is_linked():
+    text = (HTML / "genindex.html").read_text(encoding="utf-8")
+    for term in ("Lipschitz constant", "certified radius", "power iteration", "adversarial example", "separation", "TRADES"):
+        assert re.search(rf">\s*{term}", text), term
+    assert 'href="../genindex.html"' in (HTML / f"{PAGES[0]}.html").read_text(encoding="utf-8")
+
+
+def test_the_pdf_is_linked_where_it_is_there():
+    text = (HTML / f"{PAGES[0]}.html").read_text(encoding="utf-8")
+    assert ("gloro-lite.pdf" in text) == (HTML / "gloro-lite.pdf").is_file()
+
+
+def test_addresses_give_a_sitemap_previews_and_links_to_run(tmp_path):
+    import pages
+
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "_config.yml").write_text("repository: {url: https://example.org/r}", encoding="utf-8")
+    config = SimpleNamespace(html_baseurl="https://example.org/book/", html_theme_options={})
+    app = SimpleNamespace(
+        srcdir=tmp_path,
+        outdir=tmp_path,
+        builder=SimpleNamespace(name="html"),
+        config=config,
+        env=SimpleNamespace(found_docs={"book/b", "a"}),
+    )
+    pages.sitemap(app, None)
+    found = [place.text for place in ElementTree.parse(tmp_path / "sitemap.xml").iter() if place.tag.endswith("loc")]
+    assert found == ["https://example.org/book/a.html", "https://example.org/book/book/b.html"]
+    pages.launch(app, config)
+    assert (
+        config.html_theme_options["launch_buttons"]["binderhub_url"] and config.html_theme_options["repository_branch"] == "main"
+    )
+    config.html_title, config.project = "The book", "p"
+    context = {"title": "A &amp; <em>B</em>", "body": '<p class="gloro-pdf"></p>'}
+    pages.describe(app, "book/b", "page.html", context, None)
+    assert '<meta property="og:title" content="A &amp; B">' in context["metatags"]
+    assert '<meta property="og:url" content="https://example.org/book/book/b.html">' in context["metatags"]
+    config.html_baseurl, config.html_theme_options = "", {}
+    (tmp_path / "sitemap.xml").unlink()
+    (tmp_path / "_config.yml").write_text("title: without an address")
+    pages.sitemap(app, None)
+    pages.launch(app, config)
+    assert not (tmp_path / "sitemap.xml").exists() and config.html_theme_options == {}

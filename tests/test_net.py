@@ -332,7 +332,7 @@ def test_errors_of_what_is_no_tensor_shape_or_number():
     for images, labels in ((x.tolist(), y), (x.numpy(), y), (x, y.tolist()), (x, y.numpy())):
         with pytest.raises(TypeError, match=r"must be a torch.Tensor, not (list|ndarray): torch.as_tensor"):
             evaluate(net, images, labels)
-    with pytest.raises(TypeError, match="a torch.nn.Module is needed, not NoneType"):
+    with pytest.raises(TypeError, match=r"a torch.nn.Module is needed, not NoneType"):
         upper_bound(None, (4,))
 
 

@@ -94,7 +94,7 @@ def weights_in_box(
 def value(
     x: np.ndarray, p: np.ndarray, q: np.ndarray, w: np.ndarray, box: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bound on ||z||^2 / 2 that weights w (n, k) make, for x (n, d), p (n, k, d), q (n, d): its value, and how far it is off."""
+    """The bound on ||z||^2 / 2 that weights w (n, k) make for x (n, d), p (n, k, d), q (n, d): its value, and its error."""
     normals = q[:, None] - p
     middle = (p + q[:, None]) / 2 - x[:, None]
     levels = (normals * middle).sum(2)

@@ -55,6 +55,7 @@ def pgd(
             point = point.detach().requires_grad_()
             with torch.enable_grad():
                 outputs = logits(point)
+                check_labels(labels, len(x), outputs.shape[1])
                 # The margin, not the cross-entropy, whose gradient vanishes where the net is sure.
                 rivals = outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
                 loss = (rivals - outputs.gather(1, labels[:, None])[:, 0]).sum()

@@ -76,7 +76,7 @@ def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
     Raises ValueError for labels (n,) that do not fit and epsilons that are not finite or negative.
     """
     check_labels(y, len(certificate.prediction))
-    if epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
+    if not isinstance(epsilons, Tensor) or epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
         raise ValueError("epsilons must be a tensor (k,) of finite radii, none negative")
     verified = certificate.radius.where(certificate.prediction == y.to(certificate.radius.device), 0.0)
     return (verified[None, :] > epsilons.to(verified)[:, None]).double().mean(dim=1)
@@ -85,8 +85,10 @@ def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
 def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
     """Raise ValueError unless y holds `count` labels, (count,) of an integer type, from 0 on, less than `classes`.
 
-    Labels of -1 would agree with bottom, and labels (n, 1) with all predictions of the batch.
+    Labels of -1 would agree with bottom, and labels (n, 1) with all predictions of the batch. TypeError for what is no tensor.
     """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor, not {type(y).__name__}: torch.as_tensor(y) makes one")
     if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"labels must be integers, not {y.dtype}")
     if y.shape != (count,):
@@ -98,6 +100,8 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
 
 def check_images(x: Tensor) -> None:
     """Raise ValueError for images, (n, channels, height, width), that look like bytes and not like numbers in [0, 1]."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
     if x.dim() == 4 and len(x) and (largest := x.max()) > 1 and (largest > 16 or (x == x.floor()).all()):
         raise ValueError(
             f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -33,6 +35,16 @@ class _Head(NamedTuple):
     lengths: Tensor
     offsets: Tensor
     table: Tensor
+
+
+def _shape(input_shape: Iterable[int]) -> tuple[int, ...]:
+    """Raises TypeError for what is no shape of one input."""
+    try:
+        return tuple(operator.index(side) for side in input_shape)
+    except TypeError:
+        raise TypeError(
+            f"input_shape is that of one input, a tuple of whole numbers as (1, 28, 28) or (784,), not {input_shape!r}"
+        ) from None
 
 
 def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
@@ -75,9 +87,9 @@ class GloroNet(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}")
-        if power_iterations < 1:
-            raise ValueError(f"power_iterations must be at least 1, not {power_iterations}")
-        self.input_shape = tuple(int(side) for side in input_shape)
+        if not isinstance(power_iterations, int) or power_iterations < 1:
+            raise ValueError(f"power_iterations must be a whole number, at least 1, not {power_iterations!r}")
+        self.input_shape = _shape(input_shape)
         self.network = network
         self.epsilon = epsilon
         self.tight = tight

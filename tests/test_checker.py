@@ -35,6 +35,7 @@ import network  # noqa: E402
 import norms  # noqa: E402
 import reading  # noqa: E402
 import run  # noqa: E402
+import sites as site_proofs  # noqa: E402
 
 sys.path.remove(str(CHECKER))
 
@@ -567,6 +568,223 @@ def test_what_is_tampered_with_is_refused_and_named(case, name):
     holds, said = case.check()
     wrong = [line for line in said.splitlines() if line.startswith("WRONG")]
     assert not holds and any(re.search(where, line) for line in wrong), said
+
+
+# Sites.
+
+
+def distance_to_cell(x, own, rival, box=None):
+    """The least ||z|| where x + z is no farther from the rival than from each of a few own sites: by every choice of what binds.
+
+    In the box the coordinates at its edges are chosen too: for a handful of coordinates.
+    """
+    normals = rival - own
+    levels = (normals * ((own + rival) / 2 - x)).sum(1)
+    rows = [(n, c) for n, c in zip(normals, levels, strict=True)]
+    if box is not None:
+        for i, unit in enumerate(np.eye(len(x))):
+            rows += [(unit, box[0] - x[i]), (-unit, x[i] - box[1])]
+    best = math.inf
+    for chosen in itertools.chain.from_iterable(itertools.combinations(rows, k) for k in range(len(x) + 1)):
+        z = np.zeros(len(x))
+        if chosen:
+            matrix = np.array([row for row, _ in chosen])
+            z = np.linalg.lstsq(matrix, np.array([level for _, level in chosen]), rcond=None)[0]
+        if all(row @ z >= level - 1e-11 for row, level in rows):
+            best = min(best, float(np.linalg.norm(z)))
+    return best
+
+
+class SiteRun(Run):
+    """A correct run of sites in the plane of two pixels by two, its radii by `distance_to_cell`."""
+
+    def __init__(self, root, seed=3, per_class=2, spare=1e-9):
+        generator = np.random.default_rng(seed)
+        self.root, self.folder = root, root / "sites" / "tiny" / "seed-0"
+        self.folder.mkdir(parents=True)
+        images = generator.integers(0, 256, (IMAGES, 2, 2), dtype=np.uint8)
+        places = generator.random((per_class * CLASSES, 1, 2, 2)).astype(np.float32)
+        owners = np.arange(len(places)) % CLASSES
+        flat = places.reshape(len(places), -1).astype(np.float64)
+        points = (images.astype(np.float32) / np.float32(255)).reshape(IMAGES, -1).astype(np.float64)
+        predictions = owners[((points[:, None] - flat) ** 2).sum(2).argmin(1)]
+        labels = predictions.copy()
+        labels[:2] = (labels[:2] + 1) % CLASSES
+        write_images(root, images, labels)
+        tensors = {"sites": places, "labels": owners.astype(np.int64), "before": places[:4]}
+        (self.folder / "model.safetensors").write_bytes(save(tensors))
+        for name, box in (("certificates", None), ("certificates_in_box", (0, 1)), ("certificates_before", None)):
+            radii = [
+                min(distance_to_cell(x, flat[owners == j], q, box) for q in flat[owners != j])
+                for x, j in zip(points, predictions, strict=True)
+            ]
+            self.write_rows([[k, int(labels[k]), int(predictions[k]), r * (1 - spare)] for k, r in enumerate(radii)], name)
+        forms = {form: {"vra_at": {"0.02": 0, "0.1": 0}} for form in ("before", "bisectors", "cells", "cells_in_box")}
+        result = {"recipe": "sites/tiny", "seed": 0, "epsilon": 0.1, "forms": forms, "sites": len(places), "test_images": IMAGES}
+        self.write_result(result | {"settings": {"data": "mnist", "epsilon": 0.1, "per_class": per_class}})
+        self.rewrite()
+
+    def rows(self, name="certificates"):
+        lines = list(csv.reader(io.StringIO((self.folder / f"{name}.csv").read_text())))[1:]
+        return [[int(i), int(y), int(j), float(r)] for i, y, j, r in lines]
+
+    def write_rows(self, rows, name="certificates"):
+        lines = ["index,label,prediction,radius", *(f"{i},{y},{j},{r!r}" for i, y, j, r in rows)]
+        (self.folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+    def rewrite(self):
+        result = self.result()
+        raw = self.root / "MNIST" / "raw"
+        pixels, labels = (raw / "t10k-images-idx3-ubyte").read_bytes()[16:], (raw / "t10k-labels-idx1-ubyte").read_bytes()[8:]
+        result["data_sha256"] = hashlib.sha256(pixels + b"".join(struct.pack("<q", y) for y in labels)).hexdigest()
+        result["weights_sha256"] = hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest()
+        names = {"cells": "certificates", "cells_in_box": "certificates_in_box", "before": "certificates_before"}
+        for form, name in names.items():
+            rows = self.rows(name)
+            shares = {e: sum(y == j and r > e for _, y, j, r in rows) / len(rows) for e in (-1.0, 0.02, 0.1)}
+            curve = {"0.02": shares[0.02], "0.1": shares[0.1]}
+            result["forms"][form] = {"test_accuracy": shares[-1.0], "test_vra": shares[0.1], "vra_at": curve}
+        cells = result["forms"]["cells"]
+        result |= {"test_accuracy": cells["test_accuracy"], "test_vra": cells["test_vra"]}
+        result["test_vra_in_box"] = result["forms"]["cells_in_box"]["test_vra"]
+        self.write_result(result)
+
+
+@pytest.fixture(scope="module")
+def made_sites(tmp_path_factory):
+    return SiteRun(tmp_path_factory.mktemp("made_sites"))
+
+
+@pytest.fixture
+def site_case(made_sites, tmp_path):
+    """A copy of it to tamper with."""
+    copy = object.__new__(SiteRun)
+    shutil.copytree(made_sites.root, tmp_path / "copy")
+    copy.root, copy.folder = tmp_path / "copy", tmp_path / "copy" / "sites" / "tiny" / "seed-0"
+    return copy
+
+
+def test_a_correct_run_of_sites_is_accepted(made_sites):
+    holds, said = made_sites.check()
+    assert holds, said
+    assert said.count("12 of 12 hold") == 2 and "within the box" in said and "not verified: the radii before training" in said
+    box, free = ([row[3] for row in made_sites.rows(name)] for name in ("certificates_in_box", "certificates"))
+    assert all(a >= b for a, b in zip(box, free, strict=True)) and sum(a > b + 1e-6 for a, b in zip(box, free, strict=True)) > 2
+
+
+def test_radii_of_sites_at_the_truth_are_decided_exactly():
+    """Bisectors through numbers that float64 holds: the radius is 1/4 and not a unit more."""
+    model = site_proofs.Sites(np.float32([[0, 0.5, 0, 0], [1, 0.5, 0, 0]]), np.array([0, 1]))
+    x = np.array([[0.25, 0.5, 0, 0]])
+    for box in (None, (0, 1)):
+        for radius, true in ((math.nextafter(0.25, 0), True), (math.nextafter(0.25, 1), False), (0.0, True)):
+            proven, largest, exactly = site_proofs.prove(model, x, np.array([0]), np.array([radius]), box)
+            assert proven.tolist() == [true] and largest[0] <= 0.25 and exactly == (radius > 0)
+    tie = np.array([[0.5, 0.5, 0, 0]])
+    for label in (0, 1):
+        assert site_proofs.prove(model, tie, np.array([label]), np.array([0.0]), None)[0].all()
+    assert not site_proofs.prove(model, x, np.array([1]), np.array([0.0]), None)[0].any()
+
+
+def edit_site_row(name, column, change):
+    def tamper(case):
+        rows = case.rows(name)
+        rows[5][column] = change(rows[5][column])
+        case.write_rows(rows, name)
+        case.rewrite()
+
+    return tamper
+
+
+def other_prediction(case):
+    for name in ("certificates", "certificates_in_box"):
+        rows = case.rows(name)
+        rows[5][2:] = (rows[5][2] + 1) % CLASSES, 0.0
+        case.write_rows(rows, name)
+    case.rewrite()
+
+
+def row_left_out(case):
+    case.write_rows([[k, *row[1:]] for k, row in enumerate(case.rows()[:5] + case.rows()[6:])])
+    case.rewrite()
+
+
+def rows_swapped(case):
+    rows = case.rows()
+    rows[4], rows[5] = [4, *rows[5][1:]], [5, *rows[4][1:]]
+    case.write_rows(rows)
+    case.rewrite()
+
+
+def site_moved(case):
+    tensors = {name: tensor.copy() for name, tensor in case.tensors().items()}
+    point = case.rows()[5]
+    own = np.flatnonzero(tensors["labels"] != point[2])
+    tensors["sites"][own] = tensors["sites"][own] * 0.9 + 0.05  # other labels' sites, moved towards the middle
+    (case.folder / "model.safetensors").write_bytes(save(tensors))
+    case.rewrite()
+
+
+def site_changed_alone(case):
+    tensors = {name: tensor.copy() for name, tensor in case.tensors().items()}
+    tensors["sites"][0, 0, 0, 0] += np.float32(1e-6)
+    (case.folder / "model.safetensors").write_bytes(save(tensors))
+
+
+def site_label_changed(case):
+    tensors = {name: tensor.copy() for name, tensor in case.tensors().items()}
+    tensors["labels"][0] = (tensors["labels"][0] + 1) % CLASSES
+    (case.folder / "model.safetensors").write_bytes(save(tensors))
+    case.rewrite()
+
+
+SITES_TAMPERED = {
+    "a radius": (edit_site_row("certificates", 3, lambda r: r + 1e-6), r"certificates.csv, row 5: .* is not proven"),
+    "a radius in the box": (edit_site_row("certificates_in_box", 3, lambda r: r + 1e-6), r"certificates_in_box.csv, row 5"),
+    "a label": (edit_site_row("certificates", 1, lambda y: (y + 1) % CLASSES), r"certificates.csv, row 5: label"),
+    "a label before": (edit_site_row("certificates_before", 1, lambda y: (y + 1) % CLASSES), r"certificates_before.csv, row 5"),
+    "a prediction": (other_prediction, r"certificates.csv, row 5: prediction"),
+    "a prediction in one": (edit_site_row("certificates_in_box", 2, lambda j: (j + 1) % CLASSES), r"_in_box.csv, row 5: pred"),
+    "a row left out": (row_left_out, r"certificates.csv: 11 rows"),
+    "rows swapped": (rows_swapped, r"certificates.csv, row [45]"),
+    "a site": (site_changed_alone, r"result.json, weights_sha256"),
+    "sites, covered up": (site_moved, r"certificates.csv, row \d+: .* is not proven"),
+    "a site's label": (site_label_changed, r"certificates.csv, row \d+: .* is not proven"),
+    "a pixel": (pixel, r"result.json, data_sha256"),
+    "the VRA": (edit_result("test_vra", to=0.99), r"result.json, test_vra: 0.99 is claimed"),
+    "the VRA twice": (
+        lambda case: [edit_result(*path, to=0.99)(case) for path in (("test_vra",), ("forms", "cells", "test_vra"))],
+        r"result.json, forms.cells, test_vra: 0.99 is claimed, the rows give",
+    ),
+    "a curve before": (edit_result("forms", "before", "vra_at", "0.1", to=0.99), r"result.json, forms.before, vra_at 0.1"),
+    "the number of sites": (edit_result("sites", to=7), r"result.json, sites: 7 is claimed, 6 is true"),
+    "the recipe": (edit_result("recipe", to="tiny"), r"result.json, recipe"),
+    "no digest": (drop("weights_sha256"), r"result.json, weights_sha256: None"),
+}
+
+
+@pytest.mark.parametrize("name", SITES_TAMPERED)
+def test_what_is_tampered_with_in_a_run_of_sites_is_refused_and_named(site_case, name):
+    tamper, where = SITES_TAMPERED[name]
+    tamper(site_case)
+    holds, said = site_case.check()
+    wrong = [line for line in said.splitlines() if line.startswith("WRONG")]
+    assert not holds and any(re.search(where, line) for line in wrong), said
+
+
+@given(st.integers(0, 10**6), st.booleans())
+@settings(max_examples=25)
+def test_the_bound_on_a_cells_distance_is_below_it_and_close(seed, boxed):
+    generator = np.random.default_rng(seed)
+    places, owners = generator.random((6, 3)).astype(np.float32), np.array([0, 0, 0, 1, 1, 2])
+    x, box = generator.random((1, 3)).astype(np.float32).astype(np.float64), (0, 1) if boxed else None
+    flat = places.astype(np.float64)
+    label = owners[((flat - x) ** 2).sum(1).argmin()]
+    true = min(distance_to_cell(x[0], flat[owners == label], q, box) for q in flat[owners != label])
+    model = site_proofs.Sites(places, owners)
+    close = 1e-4 if boxed else 1e-9  # in the box the search is in single precision
+    assert site_proofs.prove(model, x, np.array([label]), np.array([true * (1 - close)]), box)[0].all()
+    assert not site_proofs.prove(model, x, np.array([label]), np.array([true * (1 + 1e-9)]), box)[0].any()
 
 
 def test_many_discrepancies_are_counted_and_not_all_shown(case):

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, UnknownLayerError
+from gloro_lite import GloroNet, MinMax, NetworkError, UnknownLayerError
 from gloro_lite.bottom import _distances, bottom_logit, margin_constants
 from gloro_lite.certificate import certified_radius
+from gloro_lite.evaluate import evaluate
 from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import layer_bound, upper_bound
 
@@ -318,6 +319,33 @@ def test_minmax_sorts_pairs_and_needs_an_even_number():
     assert torch.equal(compiled, MinMax()(images))
     (ours,), (theirs,) = (torch.autograd.grad(out.square().sum(), images) for out in (MinMax()(images), compiled))
     torch.testing.assert_close(ours, theirs)
+
+
+def test_errors_of_what_is_no_tensor_shape_or_number():
+    net = GloroNet(nn.Sequential(nn.Linear(4, 3)), (4,), 0.1).eval()
+    x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    for shape in ("abc", 4, None, (4.5,)):
+        with pytest.raises(TypeError, match="input_shape is that of one input"):
+            GloroNet(net.network, shape, 0.1)
+    for iterations in (1.5, "a"):
+        with pytest.raises(ValueError, match="iterations must be a whole number"):
+            GloroNet(net.network, (4,), 0.1, iterations=iterations)
+    for images, labels in ((x.tolist(), y), (x.numpy(), y), (x, y.tolist()), (x, y.numpy())):
+        with pytest.raises(TypeError, match=r"must be a torch.Tensor, not (list|ndarray): torch.as_tensor"):
+            evaluate(net, images, labels)
+    with pytest.raises(TypeError, match=r"a torch.nn.Module is needed, not NoneType"):
+        upper_bound(None, (4,))
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise KeyError("mask")
+
+
+def test_what_a_registered_layer_raises_is_told_with_its_name():
+    layer_bound.register(Failing, lambda layer, shape: 1.0)
+    with pytest.raises(NetworkError, match=r"layer '0' .*Failing.*KeyError\('mask'\)"):
+        GloroNet(nn.Sequential(Failing(), nn.Linear(4, 3)), (4,), 0.1)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 4, 6]), st.sampled_from([(), (3,), (2, 3)]))

@@ -60,10 +60,14 @@ def parse_json(data: bytes, what: str) -> dict:
     return value
 
 
-def safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
-    """The float32 tensors of a safetensors file: a length (8 bytes, little-endian), that many bytes of JSON, the tensors.
+_TYPES = {"F32": "<f4", "I64": "<i8"}
 
-    Raises Malformed, also where bytes belong to two tensors or to none.
+
+def safetensors(data: bytes, what: str, types: dict[str, str] | None = None) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file: a length (8 bytes, little-endian), that many bytes of JSON, the tensors.
+
+    They are float32, but for those whose name has another of the types F32 and I64 in `types`. Raises Malformed, also where
+    bytes belong to two tensors or to none.
     """
     if len(data) < 8:
         raise Malformed(f"{what}: shorter than its header")
@@ -81,12 +85,14 @@ def safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
             raise Malformed(f"{what}: {name} has no dtype, shape or place") from error
         if not all(type(n) is int and n >= 0 for n in numbers):
             raise Malformed(f"{what}: {name} has the shape {shape} at {[start, stop]}")
-        if dtype != "F32":
-            raise Malformed(f"{what}: {name} is {dtype}, not F32")
-        if stop - start != 4 * math.prod(shape) or stop > len(body):
+        expected = (types or {}).get(name, "F32")
+        if dtype != expected:
+            raise Malformed(f"{what}: {name} is {dtype}, not {expected}")
+        form = np.dtype(_TYPES[expected])
+        if stop - start != form.itemsize * math.prod(shape) or stop > len(body):
             raise Malformed(f"{what}: {name} of the shape {shape} does not fit into its {stop - start} bytes")
         spans.append((start, stop))
-        tensors[name] = np.frombuffer(body[start:stop], "<f4").reshape(shape)
+        tensors[name] = np.frombuffer(body[start:stop], form).reshape(shape)
     end = 0
     for start, stop in sorted(spans):
         if start != end:

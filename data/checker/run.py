@@ -19,6 +19,7 @@ import network
 import norms
 import numpy as np
 import reading
+import sites
 from network import HAIR, Layer
 from reading import Malformed, Unusable
 
@@ -84,7 +85,9 @@ def kind(result: dict) -> Callable[[Path, dict, dict[str, bytes], Options, Repor
         raise Unusable(f"result.json has the format {result['format']!r}, which this checker does not know")
     if isinstance(result.get("settings"), dict) and "network" in result["settings"]:
         return check_network
-    raise Unusable("result.json is of no kind of run that this checker knows: its settings name no network")
+    if isinstance(result.get("settings"), dict) and "per_class" in result["settings"]:
+        return check_sites
+    raise Unusable("result.json is of no kind of run that this checker knows: its settings name no network and no sites")
 
 
 def is_new(result: dict) -> bool:
@@ -127,6 +130,87 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
         say(f"              only the first {n} of {len(images)} images were looked at")
 
 
+def check_sites(folder: Path, result: dict, contents: dict[str, bytes], options: Options, report: Report) -> None:
+    """Sites that learned: each radius is at most the distance to the cells of other labels, as `sites` proves it anew."""
+    say, settings = report.say, result["settings"]
+    report.compare("result.json, recipe", result.get("recipe"), f"sites/{folder.parent.name}")
+    _check_seed_and_epsilon(folder, result, report)
+    images, labels = reading.test_split(_text(settings, "data"), options.images)
+    say(f"images        {len(images)} of {settings['data']}, {' x '.join(map(str, images.shape[1:]))}")
+    tensors = reading.safetensors(contents["model.safetensors"], "model.safetensors", {"labels": "I64"})
+    report.compare("result.json, weights_sha256", result.get("weights_sha256"), reading.sha256(contents["model.safetensors"]))
+    report.compare("result.json, data_sha256", result.get("data_sha256"), reading.data_sha256(images, labels))
+    model = _sites(tensors, images.shape[1:])
+    report.compare("result.json, sites", result.get("sites"), len(model.labels))
+    report.compare("result.json, test_images", result.get("test_images"), len(images))
+    say(f"network       {len(model.labels)} sites of {int(model.labels.max()) + 1} labels")
+
+    n = len(images) if options.limit is None else min(options.limit, len(images))
+    forms = result.get("forms")
+    if not isinstance(forms, dict) or set(forms) != {"before", "bisectors", "cells", "cells_in_box"}:
+        raise Malformed("result.json, forms: not a table of before, bisectors, cells and cells_in_box")
+    for key, form in (("test_accuracy", "cells"), ("test_vra", "cells"), ("test_vra_in_box", "cells_in_box")):
+        claimed = forms[form].get("test_vra" if key == "test_vra_in_box" else key)
+        report.compare(f"result.json, {key}", result.get(key), claimed)
+    predicted = None
+    for name, form, box in (("certificates.csv", "cells", None), ("certificates_in_box.csv", "cells_in_box", (0, 1))):
+        claimed, predictions, radii = reading.certificates(reading.content(folder / name), name)
+        if not _check_rows(claimed, predictions, labels, int(model.labels.max()) + 1, report, name):
+            return
+        if predicted is not None:
+            for k in np.flatnonzero(predictions != predicted):
+                report.wrong(f"{name}, row {k}", f"prediction {predictions[k]}, and certificates.csv has {predicted[k]}", name)
+        predicted = predictions
+        _check_counts(forms[form] | {"epsilon": result["epsilon"]}, labels, predictions, radii, report, f"forms.{form}, ")
+        _check_site_certificates(model, images[:n], predictions[:n], radii[:n], box, name, report)
+    claimed, predictions, radii = reading.certificates(
+        reading.content(folder / "certificates_before.csv"), "certificates_before.csv"
+    )
+    if _check_rows(claimed, predictions, labels, int(model.labels.max()) + 1, report, "certificates_before.csv"):
+        _check_counts(forms["before"] | {"epsilon": result["epsilon"]}, labels, predictions, radii, report, "forms.before, ")
+    say("              not verified: the radii before training, whose sites are not stored, and the figures of the bisectors")
+    if n < len(images):
+        say(f"              only the first {n} of {len(images)} images were looked at")
+
+
+def _sites(tensors: dict[str, np.ndarray], shape: tuple[int, ...]) -> sites.Sites:
+    if set(tensors) != {"sites", "labels", "before"}:
+        raise Malformed(f"model.safetensors: it holds {sorted(tensors)}, not sites, labels and before")
+    places, labels = tensors["sites"], tensors["labels"]
+    if places.shape[1:] != shape or labels.shape != places.shape[:1] or not len(labels):
+        raise Malformed(f"model.safetensors: sites {places.shape} and labels {labels.shape}, for images {shape}")
+    if not np.isfinite(places).all() or np.abs(places).max() > 1e6:
+        raise Malformed("model.safetensors: sites holds NaN or numbers beyond a million")
+    if labels.min() < 0 or labels.max() > 10**6 or len(np.unique(labels)) < 2:
+        raise Malformed("model.safetensors: labels are two or more classes from 0")
+    return sites.Sites(places.reshape(len(places), -1), labels)
+
+
+def _check_site_certificates(
+    model: sites.Sites,
+    images: np.ndarray,
+    predictions: np.ndarray,
+    radii: np.ndarray,
+    box: tuple[int, int] | None,
+    name: str,
+    report: Report,
+) -> None:
+    start, held, exactly = time.perf_counter(), 0, 0
+    for at in range(0, len(images), 8 * BATCH):
+        part = slice(at, at + 8 * BATCH)
+        x = (images[part].astype(np.float32) / np.float32(255)).reshape(len(images[part]), -1).astype(np.float64)
+        proven, largest, count = sites.prove(model, x, predictions[part], radii[part], box)
+        held, exactly = held + int(proven.sum()), exactly + count
+        for k in np.flatnonzero(~proven):
+            claim = f"prediction {predictions[at + k]}, radius {float(radii[at + k])!r}"
+            report.wrong(f"{name}, row {at + k}", f"{claim} is not proven; {float(largest[k])!r} is", name)
+    where = "" if box is None else ", of images within the box [0, 1] alone"
+    report.say(
+        f"certificates  {held} of {len(images)} hold{where}: by the cells of other labels "
+        f"({time.perf_counter() - start:.0f} s), {exactly} pairs by exact arithmetic"
+    )
+
+
 def _text(settings: dict, name: str) -> str:
     value = settings.get(name)
     if not isinstance(value, str):
@@ -143,16 +227,19 @@ def _number(table: dict, name: str, where: str = "result.json") -> float:
 
 def _check_settings(folder: Path, result: dict, report: Report) -> None:
     """The folder is <recipe>/seed-<n>, and the settings are those of the recipe, the seed and the epsilon that are claimed."""
-    settings = result["settings"]
     report.compare("result.json, recipe", result.get("recipe"), folder.parent.name)
-    report.compare("result.json, settings.name", settings.get("name"), folder.parent.name)
+    report.compare("result.json, settings.name", result["settings"].get("name"), folder.parent.name)
+    _check_seed_and_epsilon(folder, result, report)
+
+
+def _check_seed_and_epsilon(folder: Path, result: dict, report: Report) -> None:
     seed = result.get("seed")
     if type(seed) is not int or folder.name != f"seed-{seed}":
         report.wrong("result.json, seed", f"{seed!r} is claimed, and the folder is {folder.name}")
     epsilon = _number(result, "epsilon")
     if not epsilon > 0:
         report.wrong("result.json, epsilon", f"{epsilon!r} is not positive")
-    report.compare("result.json, settings.epsilon", settings.get("epsilon"), result["epsilon"])
+    report.compare("result.json, settings.epsilon", result["settings"].get("epsilon"), result["epsilon"])
 
 
 def _layers(settings: dict, shape: tuple[int, ...], tensors: dict[str, np.ndarray]) -> list[Layer]:
@@ -166,21 +253,30 @@ def _layers(settings: dict, shape: tuple[int, ...], tensors: dict[str, np.ndarra
     return layers
 
 
-def _check_rows(claimed: np.ndarray, predictions: np.ndarray, labels: np.ndarray, classes: int, report: Report) -> bool:
+def _check_rows(
+    claimed: np.ndarray,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    report: Report,
+    name: str = "certificates.csv",
+) -> bool:
     """One row an image, with its label; a prediction is a class."""
     if len(claimed) != len(labels):
-        report.wrong("certificates.csv", f"{len(claimed)} rows, and the test set has {len(labels)} images")
+        report.wrong(name, f"{len(claimed)} rows, and the test set has {len(labels)} images")
         return False
     for index in np.flatnonzero(claimed != labels):
-        report.wrong(f"certificates.csv, row {index}", f"label {claimed[index]}, and the image's is {labels[index]}", "labels")
+        report.wrong(f"{name}, row {index}", f"label {claimed[index]}, and the image's is {labels[index]}", "labels")
     for index in np.flatnonzero(predictions >= classes):
-        report.wrong(f"certificates.csv, row {index}", f"prediction {predictions[index]} of {classes} classes", "predictions")
+        report.wrong(f"{name}, row {index}", f"prediction {predictions[index]} of {classes} classes", "predictions")
     if labels.max() >= classes:
         report.wrong("model.safetensors", f"{classes} logits, and the largest label is {labels.max()}")
     return bool((predictions < classes).all())
 
 
-def _check_counts(result: dict, labels: np.ndarray, predictions: np.ndarray, radii: np.ndarray, report: Report) -> None:
+def _check_counts(
+    result: dict, labels: np.ndarray, predictions: np.ndarray, radii: np.ndarray, report: Report, where: str = ""
+) -> None:
     """The figures of result.json, from the rows: a certificate counts where its radius is above epsilon, and not at it."""
     right = predictions == labels
     curve = result.get("vra_at")
@@ -194,7 +290,7 @@ def _check_counts(result: dict, labels: np.ndarray, predictions: np.ndarray, rad
     for name, claimed, counted in figures:
         count, n = int(counted.sum()), len(counted)
         if abs(claimed - count / n) > 1e-12:
-            report.wrong(f"result.json, {name}", f"{claimed!r} is claimed, the rows give {count} of {n}, {count / n!r}")
+            report.wrong(f"result.json, {where}{name}", f"{claimed!r} is claimed, the rows give {count} of {n}, {count / n!r}")
     report.say(f"figures       of these rows: accuracy {right.mean()}, VRA {figures[1][2].mean()} at {result['epsilon']}")
 
 

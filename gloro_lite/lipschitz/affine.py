@@ -421,6 +421,8 @@ class Reshape(Affine):
             except (RuntimeError, IndexError) as error:
                 _refuse(layer, f"it does not take inputs of shape {input_shape}: {error}")
         else:
+            if isinstance(layer, nn.Dropout1d) and len(input_shape) > 2:
+                _refuse(layer, f"it takes inputs of shape (channels, length); {input_shape} reaches it: use nn.Dropout2d")
             output = input_shape
         super().__init__(layer, input_shape, output, name)
 

@@ -303,4 +303,6 @@ def upper_bound(module: nn.Module, input_shape: Shape) -> float:
         NetworkError: a ValueError; weights that are not finite, a layer in training mode that is then no fixed function, a wrong
             shape, a hook or a replaced method.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
     return float(Program(module, input_shape).bound())

@@ -125,9 +125,10 @@ def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
         if error.layer:
             raise
         raise NetworkError(error.reason, name, _kind(module), shape) from None
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        # Settings of types that PyTorch itself would fail on.
-        raise NetworkError(str(error).partition("\n")[0] or type(error).__name__, name, _kind(module), shape) from error
+    except Exception as error:
+        # Settings of types that PyTorch itself would fail on, and whatever a layer with a registered bound may raise.
+        said = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise NetworkError(said or type(error).__name__, name, _kind(module), shape) from error
 
 
 def _node(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], trained: bool) -> Node:

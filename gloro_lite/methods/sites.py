@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -491,6 +492,7 @@ def write(
         "seconds": sum(row["seconds"] for row in history),
         "sites": len(sites.sites),
         "test_images": len(y),
+        "data_sha256": hashlib.sha256(test.x.contiguous().numpy().tobytes() + y.long().numpy().tobytes()).hexdigest(),
         "device": _processor(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("gloro-lite", "torch", "numpy", "safetensors")}
@@ -499,7 +501,9 @@ def write(
     }
     shown = torch.cat([(sites.labels == label).nonzero().flatten()[:SHOWN] for label in sites.labels.unique()])
     state = {"sites": sites.sites.detach().contiguous(), "labels": sites.labels, "before": before.sites.detach()[shown]}
-    write_atomically(folder / "model.safetensors", save(state, {"format": "pt", "epsilon": repr(settings.epsilon)}))
+    weights = save(state, {"format": "pt", "epsilon": repr(settings.epsilon)})
+    result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    write_atomically(folder / "model.safetensors", weights)
     write_atomically(folder / "history.csv", _csv(history[0].keys(), (row.values() for row in history)) if history else b"")
     for name, form in (("certificates", "cells"), ("certificates_in_box", "cells_in_box"), ("certificates_before", "before")):
         c = certificates[form]

@@ -226,6 +226,8 @@ class GloroNet(nn.Module):
     def _check_values(self, x: Tensor) -> None:
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
+        if x.layout != torch.strided or x.device.type == "meta":
+            raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
         if x.dtype != self.head.weight.dtype:
             raise TypeError(f"inputs are {x.dtype} and the network's weights {self.head.weight.dtype}: convert one of them")
         # A sum is finite only if all its terms are, and far cheaper than a look at each; where it overflows, each is looked at.
@@ -283,8 +285,9 @@ def _pass(
         deployed: the type of the network whose rounding over the ball is counted too; None for the network in real arithmetic.
     """
     features = program.run(x, program.nodes[:-1], dtype=dtype, deployed=deployed)
-    logits = program.nodes[-1].apply(features.value).double()
-    with torch.no_grad():
+    with full_precision(x.device):
+        logits = program.nodes[-1].apply(features.value).double()
+    with torch.no_grad(), full_precision(x.device):
         number = number_format(dtype)
         own, growth = _margin_errors(features, head, logits, number, None if deployed is None else number_format(deployed))
         program.compare(x, logits, 4 * _logit_errors(features, head, number))

@@ -464,6 +464,6 @@ def test_the_training_bound_of_extreme_weights_is_neither_0_nor_infinite(dtype, 
         net = GloroNet(nn.Sequential(body, nn.ReLU(), head), (6,), 0.1, tight=tight).eval()
         assert net.converge() == pytest.approx(exact * scale, rel=1e-4)
         assert net.estimate().max().item() == pytest.approx(net.margin_constants().max().item(), rel=1e-4)
-        for gradient in torch.autograd.grad(net.estimate().log2().clamp_min(-9).sum(), [body.weight, head.weight]):
+        for gradient in torch.autograd.grad(net.estimate().sum(), [body.weight, head.weight]):
             assert not gradient.isnan().any()
     assert power_iteration(linear_operator(body, (6,)))[0] == pytest.approx(exact * scale, rel=1e-4)

@@ -22,12 +22,15 @@ def margin_constants(rows: Tensor, body: Tensor | float, *, tight: bool = True) 
 
     Returns: (classes, classes), symmetric, differentiable in both arguments.
     """
+    # Squares of rows near 1 neither overflow nor underflow.
+    size = rows.detach().abs().amax().clamp_min(torch.finfo(rows.dtype).tiny)
+    rows = rows / size
     if tight:
         # Differences, not a Gram matrix: ||a||^2 + ||b||^2 - 2ab cancels when two rows are close.
         if rows.device.type == "mps":  # where cdist has no gradient
-            return _distances(rows) * body
-        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * body
-    norms = rows.norm(dim=1) * body
+            return _distances(rows) * size * body
+        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") * size * body
+    norms = rows.norm(dim=1) * size * body
     return norms[:, None] + norms[None, :]
 
 

@@ -19,7 +19,7 @@ from gloro_lite.lipschitz.power import TrainingBound
 from gloro_lite.lipschitz.program import Program, Result
 from gloro_lite.lipschitz.rounding import Format, length_up, number_format
 from gloro_lite.lipschitz.walk import registered, walk
-from gloro_lite.precision import full_precision, has_reduced_products
+from gloro_lite.precision import full_precision, sums_products
 
 
 class _Head(NamedTuple):
@@ -171,12 +171,17 @@ class GloroNet(nn.Module):
             logits = self.logits(x)
             bottom = bottom_logit(logits, self.estimate().to(logits), self.epsilon)
             return torch.cat((logits, bottom[:, None]), dim=1)
-        logits, proven, constants = self._certify(x, self.epsilon, "exact", torch.float64)
+        logits, proven, constants = self._certify(x, self.epsilon, "exact", None)
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
         return _agreeing(logits, bottom, proven, x.dtype).to(x.device)
 
     def certify(
-        self, x: Tensor, epsilon: float | None = None, *, guarantee: Guarantee = "exact", dtype: torch.dtype = torch.float64
+        self,
+        x: Tensor,
+        epsilon: float | None = None,
+        *,
+        guarantee: Guarantee = "exact",
+        dtype: torch.dtype | None = torch.float64,
     ) -> Certificate:
         """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
 
@@ -187,7 +192,9 @@ class GloroNet(nn.Module):
             x: ``(batch, *input_shape)``, float32 or float64, finite; each number is taken as it is.
             epsilon: l2 radius, the net's own by default.
             guarantee: what is promised, see `gloro_lite.certificate.GUARANTEES`.
-            dtype: what the forward pass is computed in. float32 is faster, on a CPU alone, and certifies smaller radii.
+            dtype: what the forward pass is computed in. float64 gives the largest radii. float32 is faster, on a CPU alone, and
+                certifies smaller ones. With None, float32 where it decides the label at epsilon, and float64 for the other
+                inputs: labels as with float64, for little more than float32's cost.
 
         Raises ValueError for inputs or weights that are not finite, a wrong shape, and an epsilon that is not finite and
         positive; TypeError for inputs of another type; NetworkError for what cannot be certified, as `program`.
@@ -198,37 +205,41 @@ class GloroNet(nn.Module):
         with torch.no_grad():
             return self._certify(x, epsilon, guarantee, dtype)[1]
 
-    def _certify(self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype) -> tuple[Tensor, Certificate, Tensor]:
+    def _certify(
+        self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype | None
+    ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
         self._check_values(x)
         program, head = self._bounded()
-        if dtype not in (torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
+        if dtype not in (None, torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
             raise TypeError(f"a network of {program.dtype} cannot be certified in {dtype}: give dtype=torch.float64")
-        if dtype == torch.float32 and (program.device.type != "cpu" or has_reduced_products()):
+        counted = program.dtype == torch.float32 and sums_products(program.device)
+        if dtype == torch.float32 and not counted:
             raise TypeError(
-                "float32 is float32 only on a CPU, and where no products of reduced precision are allowed: "
-                "give dtype=torch.float64"
+                "float32's rounding is known only on a CPU, and where neither products of reduced precision nor transforms "
+                "are used (oneDNN switched off, say): give dtype=torch.float64"
             )
         x = x.to(program.device)
         # The deployed network's own type: its rounding at each point of the ball.
         deployed = program.dtype if guarantee == "deployed" else None
-        features = program.run(x, program.nodes[:-1], dtype=dtype, deployed=deployed)
-        logits = program.nodes[-1].apply(features.value).double()
-        with torch.no_grad():
-            own, growth = _margin_errors(
-                features, head, logits, number_format(dtype), None if deployed is None else number_format(deployed)
-            )
-            program.compare(x, logits, 4 * _logit_errors(features, head, number_format(dtype)))
-            radius = certified_radius(logits, head.table, own, growth)
-            if deployed is not None:
-                radius = _without_overflow(radius, features, head, number_format(deployed))
-            proven = certificate(logits.argmax(dim=1), radius, epsilon, guarantee)
-        return logits, proven, head.table
+        if dtype is None:
+            dtype = torch.float32 if counted else torch.float64
+            logits, radius, decided = _pass(program, head, x, dtype, deployed, epsilon)
+            rows = (~decided).nonzero()[:, 0]
+            if counted and len(rows):
+                again = _pass(program, head, x[rows], torch.float64, deployed, epsilon)
+                logits = logits.index_put((rows,), again[0])
+                radius = radius.index_put((rows,), again[1])
+        else:
+            logits, radius, _ = _pass(program, head, x, dtype, deployed, epsilon)
+        return logits, certificate(logits.detach().argmax(dim=1), radius, epsilon, guarantee), head.table
 
     def _check_values(self, x: Tensor) -> None:
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
+        if x.layout != torch.strided or x.device.type == "meta":
+            raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
         if x.dtype != self.head.weight.dtype:
             raise TypeError(f"inputs are {x.dtype} and the network's weights {self.head.weight.dtype}: convert one of them")
         # A sum is finite only if all its terms are, and far cheaper than a look at each; where it overflows, each is looked at.
@@ -274,6 +285,31 @@ def _head(program: Program, tight: bool) -> _Head:
     infinity = torch.full_like(table, torch.inf)
     up = torch.nextafter(torch.nextafter(table, infinity) * float(body), infinity).where((table > 0) & (float(body) > 0), 0.0)
     return _Head(*(part.to(program.device) for part in (distances, lengths, bias, up)))
+
+
+def _pass(
+    program: Program, head: _Head, x: Tensor, dtype: torch.dtype, deployed: torch.dtype | None, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, (batch, classes) float64, radii, and which inputs have a label at epsilon that more precision would not change.
+
+    Args:
+        dtype: what is computed in.
+        deployed: the type of the network whose rounding over the ball is counted too; None for the network in real arithmetic.
+    """
+    features = program.run(x, program.nodes[:-1], dtype=dtype, deployed=deployed)
+    with full_precision(x.device):
+        logits = program.nodes[-1].apply(features.value).double()
+    with torch.no_grad(), full_precision(x.device):
+        number = number_format(dtype)
+        own, growth = _margin_errors(features, head, logits, number, None if deployed is None else number_format(deployed))
+        program.compare(x, logits, 4 * _logit_errors(features, head, number))
+        radius = certified_radius(logits, head.table, own, growth)
+        # Whatever the exact margins are, a more precise pass has radii between these.
+        least, most = (certified_radius(logits, head.table, errors, growth) for errors in (2 * own, -own))
+        if deployed is not None:
+            radius, least = (_without_overflow(each, features, head, number_format(deployed)) for each in (radius, least))
+        decided = (least > epsilon) | ((radius > 0) & (most * (1 + 1e-9) < epsilon))
+    return logits, radius, decided
 
 
 def _logit_errors(features: Result, head: _Head, number: Format) -> Tensor:

@@ -10,14 +10,23 @@ _BACKENDS = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 def full_precision(device: torch.device) -> torch.autocast:
     """Compute in the precision of the tensors, without autocast, in this thread.
 
-    What a process has set for all its threads is left alone: another thread may rely on it. See `has_reduced_products`.
+    What a process has set for all its threads is left alone: another thread may rely on it. See `sums_products`.
     """
     return torch.autocast(device.type, enabled=False)
 
 
-def has_reduced_products() -> bool:
-    """Whether the process lets a CPU compute products of float32 numbers with fewer bits."""
-    return any(backend.fp32_precision not in ("none", "ieee") for backend in _BACKENDS)
+def sums_products(device: torch.device) -> bool:
+    """Whether float32 products and convolutions on a device are sums of products of float32 numbers, in whatever order.
+
+    So they are on a CPU, unless the process lets it compute products with fewer bits, or convolve by Winograd's or Fourier's
+    transforms, which err by more: NNPACK does so where oneDNN is missing or switched off, and Arm's Compute Library may.
+    """
+    onednn = torch.backends.mkldnn
+    if device.type != "cpu" or any(backend.fp32_precision not in ("none", "ieee") for backend in _BACKENDS):
+        return False
+    if onednn.is_available() and onednn.enabled:
+        return not onednn.is_acl_available()
+    return not torch.backends.nnpack.is_available()
 
 
 def exact_float32() -> None:

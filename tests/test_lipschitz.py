@@ -492,3 +492,25 @@ def test_linear_layers_have_the_norm_of_their_svd(layer, shape):
     assert exact * (1 - 1e-12) <= upper_bound(layer, shape) <= exact * (1 + 1e-8)
     estimate = TrainingBound(layer, shape)
     assert estimate.converge(1e-8) <= exact * (1 + 1e-6) or not list(layer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, s) for s in (1e12, 1e30, 1e-30)] + [(torch.float64, s) for s in (1e153, 1e-170, 1e-300)],
+)
+def test_the_training_bound_of_extreme_weights_is_neither_0_nor_infinite(dtype, scale):
+    """Squares of such weights overflow, or underflow; the weights of two layers that undo each other do not."""
+    torch.manual_seed(0)
+    body, head = nn.Linear(6, 8, bias=False).to(dtype), nn.Linear(8, 3).to(dtype)
+    exact = exact_norm(body, (6,))
+    body.to(dtype)
+    with torch.no_grad():
+        body.weight.mul_(scale)
+        head.weight.div_(scale)
+    for tight in (True, False):
+        net = GloroNet(nn.Sequential(body, nn.ReLU(), head), (6,), 0.1, tight=tight).eval()
+        assert net.converge() == pytest.approx(exact * scale, rel=1e-4)
+        assert net.estimate().max().item() == pytest.approx(net.margin_constants().max().item(), rel=1e-4)
+        for gradient in torch.autograd.grad(net.estimate().sum(), [body.weight, head.weight]):
+            assert not gradient.isnan().any()
+    assert power_iteration(linear_operator(body, (6,)))[0] == pytest.approx(exact * scale, rel=1e-4)

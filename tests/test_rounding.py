@@ -233,6 +233,73 @@ def test_deployed_radii_are_smaller_and_not_by_much():
         net.certify(x, guarantee="hopeful")
 
 
+def image_net(seed=0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), MinMax(), nn.Flatten(), nn.Linear(4 * 36, 4))
+    return GloroNet(network, (1, 6, 6), 0.05).eval()
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["exact", "deployed"]))
+@settings(max_examples=20)
+def test_float32_first_gives_the_labels_of_float64(seed, guarantee):
+    """Also where every input lies a hair on either side of epsilon, and where float32 cannot tell two logits apart."""
+    net = image_net(seed) if seed % 2 else random_net(seed)
+    x = torch.rand(16, *net.input_shape)
+    wide = net.certify(x, guarantee=guarantee)
+    for row in range(0, 16, 5):
+        for share in (0.5, 1 - 1e-5, 1 - 1e-7, 1.0, 1 + 1e-7, 1 + 1e-5):
+            epsilon = max(wide.radius[row].item(), 1e-9) * share
+            if math.isfinite(epsilon):
+                ours, theirs = (net.certify(x, epsilon, guarantee=guarantee, dtype=dtype) for dtype in (None, torch.float64))
+                assert torch.equal(ours.label, theirs.label) and torch.equal(ours.prediction, theirs.prediction)
+                assert (ours.radius <= theirs.radius * (1 + 1e-12)).all()
+
+
+def test_float64_sees_only_what_float32_leaves_open(monkeypatch):
+    net = image_net()
+    x = torch.rand(64, 1, 6, 6)
+    wide = net.certify(x)
+    seen = []
+    run = type(net.program()).run
+    monkeypatch.setattr(
+        "gloro_lite.net.Program.run", lambda self, x, *a, **k: seen.append((len(x), k["dtype"])) or run(self, x, *a, **k)
+    )
+    certified = int((wide.label >= 0).sum())
+    assert 0 < certified < 64
+    net.certify(x, dtype=None)
+    assert seen == [(64, torch.float32)]
+    seen.clear()
+    net.certify(x, wide.radius[5].item(), dtype=None)
+    assert seen == [(64, torch.float32), (1, torch.float64)]
+
+
+def test_autocast_reaches_no_certificate():
+    net, x = image_net(), torch.rand(64, 1, 6, 6)
+    for dtype in (None, torch.float32, torch.float64):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside, outputs = net.certify(x, dtype=dtype), net(x)
+        outside = net.certify(x, dtype=dtype)
+        assert torch.equal(inside.radius, outside.radius) and torch.equal(inside.label, outside.label)
+        assert torch.equal(outputs.argmax(1), outside.label.where(outside.label >= 0, 4))
+
+
+def test_transforms_are_refused_where_they_would_be_used():
+    """Without oneDNN PyTorch convolves by NNPACK, whose transforms err by more than a sum of products."""
+    net, x = image_net(), torch.rand(32, 1, 6, 6)
+    with torch.backends.mkldnn.flags(enabled=False):
+        if torch.backends.nnpack.is_available():
+            with pytest.raises(TypeError, match="oneDNN"):
+                net.certify(x, dtype=torch.float32)
+        assert torch.equal(net.certify(x, dtype=None).label, net.certify(x).label)
+
+
+def test_inputs_without_values_are_refused():
+    net = image_net()
+    for x in (torch.rand(2, 1, 6, 6).to_sparse(), torch.rand(2, 1, 6, 6, device="meta")):
+        with pytest.raises(TypeError, match="dense and hold values"):
+            net.certify(x)
+
+
 def test_reduced_products_are_refused_where_they_would_be_used():
     net = GloroNet(nn.Sequential(nn.Linear(4, 2)), (4,), 0.1).eval()
     products = torch.backends.mkldnn.matmul

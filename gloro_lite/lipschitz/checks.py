@@ -31,12 +31,15 @@ def _methods(cls: type) -> dict[str, Any]:
 
 
 _ORIGINALS: dict[type, dict[str, Any]] = {}
+_UNTOUCHED: dict[type, dict[str, Any]] = {}
+"""All that a class held when it was noted: where it still does, there is nothing to look for."""
 
 
 def remember(cls: type) -> None:
     """Note the methods of a class and its parents as they are now, to notice when one is replaced."""
     for parent in cls.__mro__[:-1]:
         _ORIGINALS.setdefault(parent, _methods(parent))
+        _UNTOUCHED.setdefault(parent, dict(vars(parent)))
 
 
 def layer_type(module: nn.Module) -> type:
@@ -59,8 +62,10 @@ def _hook_remedy(module: nn.Module, hook: object) -> str:
 def _replaced_method(cls: type) -> str:
     """Which method of a class or its parents is not the one that was there when this package was imported; empty for none."""
     for parent in cls.__mro__[:-1]:
-        original, now = _ORIGINALS.get(parent, {}), _methods(parent)
-        if parent in _ORIGINALS and original != now:
+        if parent not in _ORIGINALS or vars(parent) == _UNTOUCHED[parent]:
+            continue
+        original, now = _ORIGINALS[parent], _methods(parent)
+        if original != now:
             return next(f"{parent.__name__}.{n}" for n in (*original, *now) if original.get(n) is not now.get(n))
     return ""
 

@@ -147,12 +147,13 @@ def _up(x: Tensor) -> Tensor:
 
 def lengths(x: Tensor, number: Format) -> Tensor:
     """Upper bounds on the l2 lengths of x, (batch, ...), as float64 (batch,)."""
-    flat = x.flatten(1)
-    computed = torch.linalg.vector_norm(flat, dim=1).double()
+    count = math.prod(x.shape[1:])
+    # Over all dimensions at once: flattened, images with channels last would have to be copied.
+    computed = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim()))).double()
     if number == DOUBLE and len(computed) and computed.min() < 1e-140:
-        return length_up(flat)  # whose squares do not underflow
+        return length_up(x.flatten(1))  # whose squares do not underflow
     # What underflows when it is squared is below the root of the smallest number.
-    return computed * (1 + number.gamma(flat.shape[1] + 8)) + math.sqrt(flat.shape[1] * number.tiny)
+    return computed * (1 + number.gamma(count + 8)) + math.sqrt(count * number.tiny)
 
 
 class Constants:

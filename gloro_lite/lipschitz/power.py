@@ -22,9 +22,21 @@ def _start(operator: Affine, seed: int) -> Tensor:
 
 def _step(operator: Affine, v: Tensor) -> Tensor:
     """One power iteration of A^T A, normalised. A vector in the kernel of A stays as it is."""
-    u = operator.adjoint(operator.forward(v))
-    length = u.norm()
-    return torch.where(length > 0, u / length, v)
+    image = operator.forward(v)
+    u = operator.adjoint(image / _size(image))
+    u = u / _size(u)
+    return torch.where(u.any(), u / u.norm(), v)
+
+
+def _size(x: Tensor) -> Tensor:
+    """The largest absolute value of x, without gradient, to scale by: squares then neither overflow nor underflow."""
+    return x.detach().abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _length(x: Tensor) -> Tensor:
+    """The l2 length of x, with gradient, also where its square would not be finite or not be above 0."""
+    size = _size(x)
+    return (x / size).norm() * size
 
 
 def power_iteration(
@@ -45,7 +57,7 @@ def power_iteration(
         v = _start(operator, seed) if start is None else start
         for _ in range(iterations):
             v = _step(operator, v)
-        return operator.forward(v).norm().item(), v
+        return _length(operator.forward(v)).item(), v
 
 
 class _Estimated:
@@ -137,7 +149,7 @@ class TrainingBound(nn.Module):
                     v = _step(node, v)
                 iterate.copy_(v)
             # A clone, as the buffer moves again before autograd has used it.
-            return node.forward(iterate.clone()).norm()
+            return _length(node.forward(iterate.clone()))
 
     @torch.no_grad()
     def converge(self, tolerance: float = 1e-4, limit: int = 1000) -> float:

@@ -29,7 +29,7 @@ _LOCK = threading.RLock()
 _ATTEMPTS = 1000
 _BYTES = 2**23
 """Windows of a convolution that are laid out as a matrix at a time: more would not stay in a processor's cache."""
-_COMPARED = 8
+_COMPARED = 4
 """Inputs of a batch on which the network itself is run beside the program."""
 
 

@@ -28,8 +28,8 @@ class Upper(float):
             return Upper(0.0)
         if a == 1 or b == 1:
             return Upper(a * b)
-        # Where the product underflows to 0 this is the smallest positive number: still above it.
-        return Upper(math.nextafter(a * b, math.inf))
+        # Where the product underflows this is still above it: a normal number, as a process may treat others as 0.
+        return Upper(max(math.nextafter(a * b, math.inf), DOUBLE.tiny))
 
     __rmul__ = __mul__
 

@@ -1,0 +1,49 @@
+"""What rounding costs stored nets."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax
+from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.evaluate import certify
+from gloro_lite.train import guarantees
+
+
+def case():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), MinMax(), nn.Flatten(), nn.Linear(4 * 36, 4))
+    net = GloroNet(network, (1, 6, 6), 0.05).eval()
+    x = torch.randint(0, 256, (60, 1, 6, 6), dtype=torch.uint8)
+    with torch.no_grad():
+        y = net.logits(x.float() / 255).argmax(dim=1)
+    y[::3] = (y[::3] + 1) % 4
+    return net, Images(x, y)
+
+
+def test_each_promise_costs_more_than_the_one_before():
+    net, images = case()
+    row = guarantees.losses(net, images, batch_size=25)
+    assert row["uncounted"] >= row["exact"] >= row["deployed"] > 0
+    x = images.x.float() / 255
+    for promise in ("exact", "deployed"):
+        assert row[promise] == (certify(net, x, guarantee=promise).label == images.y).double().mean().item()
+    assert 0 < row["radius_lost"] < 0.1 and row["images"] == 60 and row["epsilon"] == 0.05
+    net.epsilon = 100.0  # nothing is certified
+    assert guarantees.losses(net, images)["uncounted"] == guarantees.losses(net, images)["deployed"] == 0
+
+
+def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
+    net, images = case()
+    monkeypatch.setattr(guarantees, "OUTPUT", tmp_path / "guarantees.json")
+    monkeypatch.setattr(guarantees.stored, "load", lambda run: net)
+    monkeypatch.setattr(guarantees.benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    for run in ("mnist-1.58/seed-0", "mnist-0.3/seed-0"):
+        assert guarantees.main([run]) == 0
+    written = json.loads((tmp_path / "guarantees.json").read_text())
+    assert list(written["runs"]) == ["mnist-0.3/seed-0", "mnist-1.58/seed-0"]
+    assert written["runs"]["mnist-0.3/seed-0"] == pytest.approx(guarantees.losses(net, images))
+    assert guarantees.main(["no-such-run"]) == 1
+    assert "no-such-run" in capsys.readouterr().err

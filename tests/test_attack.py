@@ -1,14 +1,17 @@
 """Accuracy under attack: between what is proven and what is right; a false proof shows."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, attack_suite
+from gloro_lite import GloroNet, MinMax, attack_suite, networks
 from gloro_lite.evaluate import certify
-from gloro_lite.train import attack
+from gloro_lite.train import attack, rivals
 
 SETTINGS = {**attack.SETTINGS, "toolbox_steps": 10, "margin_steps": 10, "auto_images": 10, "auto_proven": 2, "queries": 20}
 
@@ -64,6 +67,25 @@ def test_a_false_proof_is_counted(linear_suite):
     assert found["false"] > 30 and found["toolbox_pgd"] < 0.2
 
 
+@pytest.mark.parametrize("method", ["lmt", "smoothing"])
+def test_a_rival_is_read_with_its_own_activation(tmp_path, monkeypatch, method):
+    settings = rivals.Settings(
+        method=method, row="mnist-0.3", network="c2k4s4 | 8", epsilon=0.3, train_epsilon=0.3, sigma=0.5 * (method == "smoothing")
+    )
+    network = networks.build("c2k4s4 | 8", (1, 28, 28), 10, activation=rivals.METHODS[method].activation)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    record = {"method": method, "epsilon": 0.3, "settings": dataclasses.asdict(settings)}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    monkeypatch.setattr(attack.stored, "folder", lambda run: tmp_path)
+    if method == "smoothing":
+        with pytest.raises(ValueError, match="a vote"):
+            attack.load("smoothing/mnist-0.3/seed-0")
+        return
+    net, dataset = attack.load("lmt/mnist-0.3/seed-0")
+    x = torch.rand(3, 1, 28, 28)
+    assert dataset == "mnist" and torch.equal(net.logits(x), network(x))
+
+
 def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "one" / "seed-0"
     folder.mkdir(parents=True)
@@ -77,6 +99,12 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     (folder / "model.safetensors").write_bytes(b"others")
     assert attack.due(known, SETTINGS) == ["one/seed-0"]
     monkeypatch.setattr(attack, "OUTPUT", tmp_path / "attacks.json")
+    for method in ("lmt", "smoothing"):
+        other = tmp_path / method / "row" / "seed-0"
+        other.mkdir(parents=True)
+        (other / "model.safetensors").write_bytes(b"weights")
+    assert attack.due({}, SETTINGS) == ["lmt/row/seed-0", "one/seed-0"]  # a vote cannot be attacked
+    shutil.rmtree(tmp_path / "lmt")
     found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.digest(folder)}
     monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: found)
     assert attack.main([]) == 0 and list(json.loads((tmp_path / "attacks.json").read_text())) == ["one/seed-0"]

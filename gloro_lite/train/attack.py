@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gloro_lite import attack_suite, attacks, stored
+from gloro_lite import attack_suite, attacks, networks, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import home, write_atomically
 from gloro_lite.net import GloroNet
+from gloro_lite.train import rivals
+from gloro_lite.train.recipes import find
 from gloro_lite.train.results import STORED, machine
 
 OUTPUT = home() / "attacks.json"
@@ -115,11 +117,12 @@ def attack_run(run: str, settings: dict, root: str | None = None) -> dict:
 
     Raises FileNotFoundError, ValueError and DataError as `stored` and `benchmarks` do.
     """
-    folder, net = stored.folder(run), stored.load(run)
-    test = benchmarks.load(stored.record(run)["settings"]["dataset"], root).test
-    rows = spread(len(test.y), settings["images"])
+    folder = stored.folder(run)
+    net, dataset = load(run)
+    test = benchmarks.load(dataset, root).test
     with (folder / "certificates.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
+    rows = spread(len(table), settings["images"])  # rivals certify the first test images alone
     table = [table[index] for index in rows.tolist()]
     proven = torch.tensor([row["label"] == row["prediction"] and float(row["radius"]) > net.epsilon for row in table])
     for weight in net.parameters():
@@ -136,14 +139,43 @@ def attack_run(run: str, settings: dict, root: str | None = None) -> dict:
     }
 
 
+def load(run: str) -> tuple[GloroNet, str]:
+    """The net of a stored run, or the network of a rival's as one, and the name of its data.
+
+    Raises ValueError for smoothing: what it certifies is a vote, which these attacks do not see.
+    """
+    record = json.loads((stored.folder(run) / "result.json").read_text(encoding="utf-8"))
+    if "method" not in record:
+        return stored.load(run), record["settings"]["dataset"]
+    if record["method"] == "smoothing":
+        raise ValueError(f"{run} certifies a vote over noisy copies: attacking its network says nothing of that")
+    from safetensors.torch import load_file
+
+    settings, dataset = record["settings"], find(record["settings"]["row"]).dataset
+    shape, classes = benchmarks.INFO[dataset][:2]
+    network = networks.build(
+        settings["network"],
+        shape,
+        classes,
+        activation=rivals.METHODS[record["method"]].activation,
+        initialisation="pytorch",
+    )
+    network.load_state_dict(load_file(stored.folder(run) / "model.safetensors"))
+    return GloroNet(network, shape, record["epsilon"]).eval(), dataset
+
+
 def digest(folder: Path) -> str:
     """The SHA-256 of a run's weights."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def due(known: dict, settings: dict) -> list[str]:
-    """The first seed of each stored recipe that has not been attacked, or had other weights or other settings then."""
-    runs = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in STORED.glob("*/seed-0/model.safetensors")})
+    """The first seed of each stored recipe, and of each rival but smoothing, that has not been attacked with these settings and
+    its present weights."""
+    paths = list(STORED.glob("*/seed-0/model.safetensors"))
+    for method in rivals.METHODS:
+        paths += STORED.glob(f"{method}/*/seed-0/model.safetensors") if method != "smoothing" else []
+    runs = sorted(path.parent.relative_to(STORED).as_posix() for path in paths)
     done = [run for run, found in known.items() if found["settings"] == settings]
     return [run for run in runs if run not in done or known[run]["weights_sha256"] != digest(stored.folder(run))]
 
@@ -159,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {name: getattr(options, name) for name in SETTINGS}
     report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
     broken = 0
-    for run in [run if "/" in run else f"{run}/seed-0" for run in options.runs] or due(report, settings):
+    for run in [run if "seed-" in run else f"{run}/seed-0" for run in options.runs] or due(report, settings):
         try:
             report[run] = attack_run(run, settings, options.data)
         except (ValueError, OSError, ImportError, benchmarks.DataError) as error:

@@ -102,6 +102,9 @@ def test_stored_figures_hold_and_are_of_today_s_settings():
     assert "mnist-0.3/seed-0" in report["nets"]
     for entry in report["nets"].values():
         check(entry)
+    # What the chapter rests on: training with the bound makes the bound tight.
+    shares = {name: entry["lower"] / entry["upper"] for name, entry in report["nets"].items()}
+    assert shares["mnist-0.3-standard/seed-0"] < 0.5 < shares["mnist-0.3/seed-0"] < shares["mnist-1.58/seed-0"]
 
 
 def test_the_command_leaves_what_it_has_and_says_what_is_missing(tmp_path, monkeypatch, capsys):

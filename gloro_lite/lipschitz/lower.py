@@ -133,7 +133,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def _within(x: Tensor, radius: float) -> Tensor:
     # A hair less, so that rounding does not put the point outside.
-    return x * (radius * (1 - 1e-6) / _length(x).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1.0)
+    return x * (radius * (1 - 1e-5) / _length(x).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1.0)
 
 
 def _choose(where: Tensor, x: Tensor, y: Tensor) -> Tensor:

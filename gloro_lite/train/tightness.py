@@ -248,6 +248,10 @@ def write(report: dict, path: Path) -> None:
     write_atomically(path, (text + "\n").encode())
 
 
+def _read() -> dict:
+    return json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"nets": {}}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
@@ -257,19 +261,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", metavar="DIR", help=f"folder of the benchmark images (default: {benchmarks.data_root()})")
     options = parser.parse_args(arguments)
     exact_float32()
-    report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"nets": {}}
     how = Search()
     try:
         for run in options.runs or stored.names():
             name = run if "/" in run else f"{run}/seed-0"
-            if report["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
+            if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
                 print(f"{name}: in {OUTPUT.name} already")
                 continue
             test = benchmarks.load(stored.record(name)["settings"]["dataset"], options.data).test
             entry = measure(name, test.x.float() / 255, test.y, how)
-            report["nets"][name] = entry
-            report["nets"] = dict(sorted(report["nets"].items()))
-            write(report, OUTPUT)
+            nets = _read()["nets"] | {name: entry}  # read anew: another process may have added to it
+            write({"nets": dict(sorted(nets.items()))}, OUTPUT)
             print(f"{name}: upper {entry['upper']:.4g}, lower {entry['lower']:.4g}", flush=True)
     except (ValueError, OSError, benchmarks.DataError) as error:
         print(f"error: {error}", file=sys.stderr)

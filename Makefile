@@ -8,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup book notebooks lab lint check test links cards bench picture serve clean lock
+.PHONY: help setup book notebooks lab lint check test links cards bench picture mutants serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
@@ -19,6 +19,7 @@ help:
 	@echo "make cards  the model cards and the README's table, from data/"
 	@echo "make bench  the cost of a step, of a certificate and of a widget's redraw on this machine"
 	@echo "make picture  the README's picture of the margin explorer"
+	@echo "make mutants  break the code that certifies in one place at a time, and see whether a test notices: half an hour"
 	@echo "make serve  the rendered book on http://localhost:8000"
 	@echo "make lock   refresh requirements.lock"
 	@echo "make clean  remove what was built (the virtual environment stays)"
@@ -72,6 +73,9 @@ bench: book
 
 picture: book
 	$(BIN)/python book/_ext/picture.py
+
+mutants: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation
 
 serve: book
 	$(BIN)/python -m http.server --directory _build/html 8000

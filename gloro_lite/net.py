@@ -189,8 +189,8 @@ class GloroNet(nn.Module):
     def _certify(self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
-        self._check_values(x)
         program, head = self._bounded()
+        self._check_values(x)
         if dtype not in (torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
             raise TypeError(f"a network of {program.dtype} cannot be certified in {dtype}: give dtype=torch.float64")
         if dtype == torch.float32 and (program.device.type != "cpu" or has_reduced_products()):

@@ -125,7 +125,7 @@ def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
         if error.layer:
             raise
         raise NetworkError(error.reason, name, _kind(module), shape) from None
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         # Settings of types that PyTorch itself would fail on.
         raise NetworkError(str(error).partition("\n")[0] or type(error).__name__, name, _kind(module), shape) from error
 

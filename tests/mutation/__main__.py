@@ -55,7 +55,7 @@ MODULES = (
     ),
 )
 """What certificates rest on, under gloro_lite/."""
-TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "museum", "falsify")
+TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "refused", "museum", "falsify")
 """The tests that are run, tests/test_<name>.py: those of these modules, a minute and a half in all."""
 TOO_SLOW = (
     "too large to prove",
@@ -244,10 +244,11 @@ class Runner:
             code = of.compiled()
         changed = {path: new for path, new in _codes(code).items() if of.codes.get(path) != new}
         swaps = [(self.live[of.codes[path]], changed[path]) for path in _swappable(changed, of.codes, self.live)]
+        reach: set[int] = set()
         if swaps:
             reach = set().union(*(self.reaches[of.module, line] for line in range(mutant.lines[0], mutant.lines[1] + 1)))
-        else:
-            reach = set(range(len(self.items)))
+        if not reach:  # what runs at import, or never
+            swaps, reach = [], set(range(len(self.items)))
         # First what killed it before, then what names the function, is quick and reaches little else, or has killed its like.
         before = self.known.killers.get(key)
         killers = self.killers[f"{of.module} | {mutant.key.partition(' | ')[0]}"]
@@ -257,8 +258,6 @@ class Runner:
         order = sorted(reach, key=lambda n: (names[n] != before, weights[n]))
         spent = accumulate(self.seconds[n] for n in order)
         order = [n for n, seconds in zip(order, spent, strict=True) if n == order[0] or seconds < self.budget]
-        if not order:
-            return None
         work = (lambda: self._swapped(swaps, order)) if swaps else (lambda: self._anew(of.module, code, order))
         killer = _in_a_copy(work)
         if killer is not None:

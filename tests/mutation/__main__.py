@@ -108,6 +108,7 @@ class Known:
     has to live through the tests again when any of them changed.
 
     Attributes:
+        killers, survivors: what killed each mutant, and which lived, whether that still holds or not.
         reached: by test: its file's digest, its seconds, and the lines it reaches by module.
         results: by `module | key`: kind, status ("killed" or "survived"), what killed it, and the digest of what that depends on.
     """
@@ -121,6 +122,7 @@ class Known:
         same = record.get("modules") == self.modules
         self.reached = record["reached"] if same else {}
         self.killers = {key: result["by"] for key, result in record["results"].items()}
+        self.survivors = {key for key, result in record["results"].items() if result["status"] == "survived"}
         self.results = {key: r for key, r in record["results"].items() if same and r["digest"] == self._of(r["by"])}
 
     def _of(self, killer: str) -> str:
@@ -481,6 +483,7 @@ def main(arguments: list[str] | None = None) -> int:
                         "is data/mutation.json written)")  # fmt: skip
     parser.add_argument("--only", metavar="TEXT", default="", help="mutants whose key holds this text")
     parser.add_argument("--quick", action="store_true", help="leave out what is listed as equivalent")
+    parser.add_argument("--survivors", action="store_true", help="only what lived in the run before: after new tests")
     parser.add_argument("--seconds", type=float, default=3.0, help="of tests for each mutant (default: 3)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no more mutants are begun (default: no end)")
     options = parser.parse_args(arguments)
@@ -490,7 +493,8 @@ def main(arguments: list[str] | None = None) -> int:
     known, equivalent = Known(tests), listed()
 
     def wanted(key: str) -> bool:
-        return key not in known.results and options.only in key and not (options.quick and key in equivalent)
+        left_out = (options.quick and key in equivalent) or (options.survivors and key not in known.survivors)
+        return key not in known.results and options.only in key and not left_out
 
     run(modules, tests, known, wanted, seconds=options.seconds, minutes=options.minutes)
     there = {f"{module} | {mutant.key}": mutant.kind for module in modules for mutant in _Source(module).mutants}

@@ -139,7 +139,8 @@ def test_an_eigenvalue_is_raised_until_the_factorisation_succeeds():
     assert 3 < norms._largest_eigenvalue(gram, 0.0) < 3 * (1 + 1e-9)
     assert norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 1.0) == pytest.approx(7, rel=1e-9)
     assert norms._largest_eigenvalue(torch.zeros(2, 2, dtype=torch.float64), 0.5) == 0.5
-    assert norms._largest_eigenvalue(torch.full((2, 2), math.inf, dtype=torch.float64), 0.0) == math.inf
+    for infinite in (torch.full((2, 2), math.inf), torch.diag(torch.tensor([1.0, math.inf]))):
+        assert norms._largest_eigenvalue(infinite.double(), 0.0) == math.inf
 
 
 def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
@@ -147,6 +148,7 @@ def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
     for proposal in (0.0, -1.0, 1e-30):
         monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram, proposal=proposal: proposal)
         assert 6.5 <= norms._largest_eigenvalue(gram, 0.5) <= 6.5 * (1 + 1e-12)
+        assert 12 <= norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 0.0) <= 12 * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
@@ -211,6 +213,36 @@ def test_absolute_operators_have_absolute_weights_and_adjoints_are_transposes(la
         assert torch.equal(of.absolute().matrix(), absolute)
 
 
+@pytest.mark.parametrize("std", [3.0, 5.0, 7.0, 11.0, 49.0])
+def test_a_reciprocal_that_was_rounded_down_is_raised(std):
+    assert (
+        Q(1, int(std)) <= Q(upper_bound(Normalize([0.5, 0.5], [std, 2 * std]), (2, 2, 2))) <= Q(1, int(std)) * (1 + Q(2) ** -40)
+    )
+
+
+@pytest.mark.parametrize(("kernel", "windows"), [((2, 1), 2), ((3, 1), 3), ((3, 2), 6), ((2, 2), 4), ((7, 1), 7)])
+def test_windows_that_overlap_are_counted_and_their_root_is_rounded_up(kernel, windows):
+    bound = Q(upper_bound(nn.MaxPool2d(kernel, 1), (1, 9, 9)))
+    assert windows <= bound**2 <= windows * (1 + Q(2) ** -50)
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.3, 1.7, 2.3, 3.1, 5.7])
+def test_the_sum_of_two_paths_is_rounded_up(alpha):
+    assert Q(alpha) + 1 <= Q(upper_bound(Residual(nn.ELU(alpha)), (2,))) <= Q(alpha) + 1 + Q(2) ** -48
+    assert (
+        Q(alpha) ** 3
+        <= Q(upper_bound(nn.Sequential(*(nn.ELU(alpha) for _ in range(3))), (2,)))
+        <= Q(alpha) ** 3 * (1 + Q(2) ** -48)
+    )
+
+
+def test_every_channel_s_slope_counts():
+    layer = nn.PReLU(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -3.0, 0.0]))
+    assert 3 <= upper_bound(layer, (3, 2)) <= 3 * (1 + 1e-12)
+
+
 def test_zeros_among_the_weights_hide_nothing():
     layer, none = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     with torch.no_grad():
@@ -227,6 +259,43 @@ def test_an_estimate_goes_on_until_it_stands():
     with torch.no_grad():
         layer.weight.copy_(torch.diag(torch.tensor([1.0, 0.99, 0.98, 0.97, 0.96, 0.95])))
     assert TrainingBound(layer, (6,)).converge(1e-7, 3000) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 2, bias=False), (3,)),
+        (nn.Linear(3, 2), (4, 3)),
+        (nn.Conv1d(2, 4, 3, stride=2, padding=1, groups=2), (2, 7)),
+        (nn.Conv1d(2, 2, 2, padding=1, padding_mode="circular", bias=False), (2, 5)),
+        (nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2), (2, 6, 5)),
+        (nn.Conv2d(2, 2, 3, padding=(0, 1), padding_mode="circular"), (2, 5, 4)),
+        (nn.Conv2d(2, 3, (2, 3), padding="same", bias=False), (2, 4, 5)),
+        (nn.ConvTranspose1d(2, 4, 3, stride=2, padding=1, groups=2), (2, 5)),
+        (nn.ConvTranspose2d(2, 3, 3, stride=2, output_padding=1, bias=False), (2, 3, 4)),
+        (nn.AvgPool2d(2, 1, 1, count_include_pad=False), (2, 4, 5)),
+        (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
+        (nn.BatchNorm1d(2, affine=False).eval(), (2,)),
+        (nn.PReLU(2, -0.5), (2, 3)),
+        (nn.MaxPool2d(2, 1, 1, 2), (2, 5, 5)),
+    ],
+    ids=str,
+)
+def test_a_node_computes_what_its_layer_computes(layer, shape, dtype):
+    torch.manual_seed(0)
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.1, 1)
+    node, x = walk(layer.to(dtype), shape), torch.randn(3, *shape, dtype=dtype)
+    expected = layer(x)
+    assert node.output_shape == tuple(expected.shape[1:])
+    torch.testing.assert_close(node.apply(x), expected)
+    affine = node.affine()
+    if affine is not None:
+        zero = layer(torch.zeros_like(x))
+        torch.testing.assert_close(affine.forward(x), expected - zero, atol=1e-5, rtol=1e-5)
+        assert node.offset_length() >= zero[0].norm().item() * (1 - 1e-6) or isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)
 
 
 # ---- rounding of one layer -------------------------------------------------------------------------------------------------
@@ -256,6 +325,9 @@ def rounded(matrix, offset, x, unit):
         (nn.ConvTranspose2d(2, 2, 3), (2, 3, 3)),
         (nn.ConvTranspose1d(2, 2, 3), (2, 4)),
         (nn.AvgPool2d(2), (1, 4, 4)),
+        (nn.Linear(9, 1), (9,)),
+        (nn.Conv2d(4, 1, 2), (4, 3, 3)),
+        (nn.ConvTranspose2d(4, 1, 2), (4, 3, 3)),
     ],
     ids=str,
 )
@@ -279,7 +351,7 @@ def test_a_layer_s_rounding_is_covered_and_not_by_much_more(layer, shape, bias):
     assert least <= fallen <= 10 * least
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [0.3, 0.2])], ids=str)
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
 def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     if isinstance(layer, nn.BatchNorm2d):
         layer.running_mean.copy_(torch.tensor([2.0, 30.0]))
@@ -311,6 +383,8 @@ def test_the_rounding_of_activations_is_what_they_are_taken_to_err_by(layer, slo
     extra = 16 * UNIT / 2 + math.exp(-20) / 2 if isinstance(layer, nn.Softplus) else 0.0
     assert 4 * (16 * UNIT + extra) <= found.constant <= 4.01 * (16 * UNIT * slope + extra)
     assert walk(layer, (4, 4)).rounding(Format(2.0**-40, 1.0, math.inf)).constant >= 4
+    if isinstance(layer, nn.Softplus):
+        assert walk(nn.Softplus(-2.0), (4, 4)).rounding(COARSE) == found
 
 
 def test_the_rounding_of_comparisons_and_single_products():
@@ -489,6 +563,44 @@ def test_a_radius_ends_where_the_deployed_network_could_overflow(monkeypatch, hi
         assert radius > 0 or needed > largest / 20
     coarse(monkeypatch, 1e30)
     assert 0.8 * free <= net.certify(x, guarantee="deployed").radius <= free
+
+
+def test_the_rounding_of_the_predicted_logit_counts_where_the_other_has_none(monkeypatch):
+    coarse(monkeypatch)
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[100.0], [0.0]]))
+        net.head.bias.copy_(torch.tensor([-50.0, 0.0]))
+    x = torch.tensor([[1.0]])
+    moved = 1 - net.certify(x, guarantee="deployed").radius.item()
+    assert (100 * moved * (1 - UNIT) - 50) * (1 - UNIT) > 0
+    assert 100 * net.certify(x, dtype=torch.float32).radius.item() <= (100 * (1 - UNIT) - 50) * (1 - UNIT)
+
+
+def test_the_last_layer_s_weights_can_overflow(monkeypatch):
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[400.0]])
+    for weights in ([[8.0], [0.0]], [[0.0], [8.0]]):
+        with torch.no_grad():
+            net.head.weight.copy_(torch.tensor(weights))
+            net.head.bias.zero_()
+        coarse(monkeypatch, 1e4)
+        radius = net.certify(x, guarantee="deployed").radius
+        assert radius > 0 and net.logits(x + radius.float()).abs().max() <= 1e4
+
+
+def test_the_last_layer_s_biases_can_overflow(monkeypatch):
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[400.0]])
+    for biases in ((1000.0, 0.0), (0.0, 1000.0)):
+        with torch.no_grad():
+            net.head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            net.head.bias.copy_(torch.tensor(biases))
+        coarse(monkeypatch, 1500.0)
+        radius = net.certify(x, guarantee="deployed").radius
+        assert radius == 0 or net.logits(x + radius.float()).abs().max() <= 1500
+        coarse(monkeypatch, 15000.0)
+        assert net.certify(x, guarantee="deployed").radius > 0
 
 
 def test_a_bias_alone_can_overflow():

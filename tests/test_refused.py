@@ -1,13 +1,22 @@
 """What is refused when a network is read, with its reason, and what is just inside and is not."""
 
 import math
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, UnknownLayerError
-from gloro_lite.lipschitz import layer_bound, linear_operator, norms, operator_norm, power_iteration, upper_bound
+from gloro_lite.lipschitz import (
+    TrainingBound,
+    layer_bound,
+    linear_operator,
+    norms,
+    operator_norm,
+    power_iteration,
+    upper_bound,
+)
 from gloro_lite.lipschitz.walk import walk
 
 
@@ -120,6 +129,8 @@ def test_what_is_no_layer_is_refused():
     with pytest.raises(UnknownLayerError, match=r"no Lipschitz bound: register") as caught:
         upper_bound(nn.Module(), (2,))
     assert caught.value.layer == ""
+    with pytest.raises(UnknownLayerError, match="no Lipschitz bound"):
+        layer_bound(nn.Module(), (2,))
     with pytest.raises(TypeError, match=r"torch\.nn\.Sequential"):
         GloroNet(lambda x: x, (2,), 0.1)
     for iterations in (0, -1):
@@ -270,6 +281,29 @@ def two_layers():
     return GloroNet(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), (2,), 0.1).eval()
 
 
+def test_a_network_that_cannot_be_copied_is_refused():
+    net = two_layers()
+    net.network[1].lock = threading.Lock()
+    with pytest.raises(NetworkError, match="cannot be copied"):
+        net.certify(torch.zeros(1, 2))
+
+
+def test_inputs_are_tensors():
+    for wrong in ([[0.0, 0.0]], None):
+        with pytest.raises(TypeError, match=r"torch\.as_tensor"):
+            two_layers().certify(wrong)
+
+
+def test_a_training_bound_follows_layers_that_are_replaced():
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    bound = TrainingBound(network, (3,))
+    assert [name for name, _ in bound.named_buffers()] == ["iterate_0"]
+    for layer in (nn.Linear(3, 3), nn.Linear(3, 5)):
+        network[0] = layer
+        assert bound.converge(1e-7) == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item(), rel=1e-3)
+        assert bound.norms()["0"].item() == pytest.approx(bound(1).item(), rel=1e-6)
+
+
 def test_a_net_that_is_no_classifier_any_more_is_refused():
     for layer in (nn.ReLU(), nn.Linear(3, 1)):
         net = two_layers()
@@ -278,12 +312,41 @@ def test_a_net_that_is_no_classifier_any_more_is_refused():
             net.certify(torch.zeros(1, 2))
 
 
+def test_whatever_changes_in_a_network_is_followed():
+    net = two_layers()
+    x, before = torch.randn(5, 2), net.margin_constants()
+    net.network[1] = nn.Sigmoid()
+    assert torch.allclose(net.margin_constants(), before / 4, rtol=1e-9)
+    net.network[0].bias = None
+    assert torch.allclose(net(x)[:, :3], net.logits(x), atol=1e-6)
+    net.double()
+    assert net.program().dtype == torch.float64 and torch.allclose(net(x.double())[:, :3], net.logits(x.double()), atol=1e-12)
+
+
+def test_logits_need_inputs_of_the_right_shape():
+    for mode in (True, False):
+        net = two_layers().train(mode)
+        for call in (net.logits, net):
+            with pytest.raises(ValueError, match="must have shape"):
+                call(torch.zeros(3, 5))
+
+
+def test_logits_that_are_no_numbers_make_bottom():
+    net = GloroNet(nn.Sequential(nn.Linear(2, 2, bias=False).double()), (2,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[1e308, -1e308], [0.0, 0.0]], dtype=torch.float64))
+    x = torch.tensor([[10.0, 10.0], [1e-300, 0.0]], dtype=torch.float64)
+    assert net.certify(x).label[0] == -1 and net.certify(x).radius[0] == 0
+    outputs = net(x)
+    assert outputs.isfinite().all() and outputs[0].argmax() == 2
+
+
 def test_the_form_of_the_table_can_be_changed():
     net = two_layers()
     tight = net.margin_constants()
     net.tight = False
     loose = net.margin_constants()
-    assert (loose > tight).all()
+    assert (loose > tight).all() and (tight.diagonal() == 0).all()
     net.tight = True
     assert torch.equal(net.margin_constants(), tight)
 

@@ -149,6 +149,8 @@ def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
         monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram, proposal=proposal: proposal)
         assert 6.5 <= norms._largest_eigenvalue(gram, 0.5) <= 6.5 * (1 + 1e-12)
         assert 12 <= norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 0.0) <= 12 * (1 + 1e-12)
+    monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram: 4.0)  # enough for the first of two
+    assert norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 0.0) >= 6
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
@@ -241,6 +243,7 @@ def test_every_channel_s_slope_counts():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([0.5, -3.0, 0.0]))
     assert 3 <= upper_bound(layer, (3, 2)) <= 3 * (1 + 1e-12)
+    assert 2.5 <= upper_bound(nn.ELU(-2.5), (2,)) <= 2.5 * (1 + 1e-12)
 
 
 def test_zeros_among_the_weights_hide_nothing():
@@ -557,7 +560,7 @@ def test_a_radius_ends_where_the_deployed_network_could_overflow(monkeypatch, hi
         moved = x.double() + (radius / 2)[:, None]
         reached = follow(net.network.double(), moved, UNIT)[1]
         net.network.float()
-        assert radius == 0 or reached <= largest
+        assert radius >= 0 and (radius == 0 or reached <= largest)
         needed = follow(net.network.double(), x.double(), UNIT)[1]
         net.network.float()
         assert radius > 0 or needed > largest / 20

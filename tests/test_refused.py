@@ -217,6 +217,20 @@ def test_a_registered_layer_whose_shape_depends_on_the_batch_is_refused():
         net.certify(torch.zeros(3, 2))
 
 
+def test_each_registered_bound_is_asked_again_also_in_a_residual():
+    bounds = [1.0, 1.0]
+    layers = []
+    for place in range(2):
+        cls = type("Asked", (nn.Module,), {"forward": lambda self, x: x / 4})
+        layer_bound.register(cls, lambda layer, shape, place=place: bounds[place])
+        layers.append(cls())
+    for network in (nn.Sequential(*layers), nn.Sequential(Residual(layers[0]), Residual(nn.ReLU(), layers[1]))):
+        net = GloroNet(nn.Sequential(*network, nn.Linear(2, 2)), (2,), 0.1).eval()
+        for place in range(2):
+            before, bounds[place] = net.margin_constants(), bounds[place] / 2
+            assert (net.margin_constants() < 0.9 * before + (before == 0)).all()
+
+
 def test_what_a_registered_layer_is_made_of_is_its_own_affair():
     def wrapped():
         layer = own_layer(lambda x: x, 1.0)

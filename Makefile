@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # A process for each core, and no more than memory has room for. The pages are tested by one: a browser takes several cores itself.
 SPREAD := -n auto --maxprocesses 4
 
-.PHONY: help setup book pdf notebooks lab lint check test links cards bench picture serve clean lock
+.PHONY: help setup book pdf notebooks lab lint check test links cards bench picture mutants serve clean lock
 
 help:
 	@echo "make book   run the notebooks and render the book"
@@ -22,6 +22,7 @@ help:
 	@echo "make cards  the model cards and the README's table, from data/"
 	@echo "make bench  the cost of a step, of a certificate and of a widget's redraw on this machine"
 	@echo "make picture  the README's picture of the margin explorer"
+	@echo "make mutants  break the code that certifies in one place at a time, and see whether a test notices: half an hour"
 	@echo "make serve  the rendered book on http://localhost:8000"
 	@echo "make lock   refresh requirements.lock"
 	@echo "make clean  remove what was built (the virtual environment stays)"
@@ -82,6 +83,9 @@ bench: book
 
 picture: book
 	$(BIN)/python book/_ext/picture.py
+
+mutants: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation
 
 serve: book
 	$(BIN)/python -m http.server --directory _build/html 8000

@@ -82,6 +82,6 @@ def certified_radius(logits: Tensor, constants: Tensor, error: Tensor | float = 
     down = 1 - 4 * 2.0**-53
     margins = margins * down - error / down
     radii = margins / ((constants[predicted.squeeze(1)] + growth) / down) * down
-    # No margin, no radius, also where K_ij is 0 and the quotient undefined, and none where a difference of logits overflows.
+    # No margin, no radius, also where K_ij is 0 and the quotient undefined; and none of logits whose difference is not finite.
     radii = radii.where((margins > 0) & margins.isfinite() & (radii > 0), 0.0).scatter(1, predicted, torch.inf)
-    return radii.amin(dim=1).where(logits.isfinite().all(dim=1), 0.0)
+    return radii.amin(dim=1)

@@ -210,8 +210,8 @@ class GloroNet(nn.Module):
     ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
-        self._check_values(x)
         program, head = self._bounded()
+        self._check_values(x)
         if dtype not in (None, torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
             raise TypeError(f"a network of {program.dtype} cannot be certified in {dtype}: give dtype=torch.float64")
         counted = program.dtype == torch.float32 and sums_products(program.device)

@@ -12,7 +12,7 @@ from torch import nn
 from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual
 from gloro_lite import net as net_module
 from gloro_lite.certificate import certificate, certified_radius, check_epsilon
-from gloro_lite.lipschitz import Program, layer_bound, linear_operator, norms, operator_norm, program, upper_bound
+from gloro_lite.lipschitz import Program, TrainingBound, layer_bound, linear_operator, norms, operator_norm, program, upper_bound
 from gloro_lite.lipschitz.norms import absolute_norm, row_distances, torus_norm, unrolled_norm
 from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up, number_format, power_of_two, raised
 from gloro_lite.lipschitz.walk import walk
@@ -27,7 +27,7 @@ COARSE = Format(UNIT, 2.0**-60, 2.0**60)
 @given(st.integers(0, 10**6))
 def test_a_radius_counts_the_error_and_its_growth(seed):
     torch.manual_seed(seed)
-    logits, constants = torch.randn(4, 3, dtype=torch.float64), 1 + torch.rand(3, 3, dtype=torch.float64)
+    logits, constants = torch.randn(4, 3), 1 + torch.rand(3, 3)  # float32: what follows is not
     error, growth = torch.rand(4, 3, dtype=torch.float64) / 4, torch.rand(4, 3, dtype=torch.float64)
     radius = certified_radius(logits, constants, error, growth)
     for y, e, g, r in zip(logits.tolist(), error.tolist(), growth.tolist(), radius.tolist(), strict=True):
@@ -59,6 +59,7 @@ def test_epsilon_is_one_finite_positive_number():
 def test_upper_bounds_keep_what_is_exact_and_their_type():
     assert [Upper(0.0) * 7, 7 * Upper(0.0), Upper(7.0) * 0] == [0, 0, 0]
     assert [Upper(1.0) * 0.1, Upper(0.1) * 1, Upper(0.1) + 0, 0 + Upper(0.1), Upper(0.0) + 0.1] == [0.1] * 5
+    assert all(type(number) is Upper for number in (Upper(0.0) * 7, Upper(1.0) * 0.1, raised(0.0), Upper(0.1) + 0))
     assert all(type(number) is Upper for number in (Upper(3.0) * 3, 3 * Upper(3.0), Upper(0.1) + 1, 1 + Upper(0.1), raised(3.0)))
     assert isinstance(Upper(3.0) * torch.ones(2), torch.Tensor) and isinstance(Upper(3.0) + torch.ones(2), torch.Tensor)
     for a, b in ((0.1, 0.3), (3.0, 1 / 3), (1e16, 1.0), (1e-200, 1e-200)):
@@ -138,7 +139,8 @@ def test_an_eigenvalue_is_raised_until_the_factorisation_succeeds():
     assert 3 < norms._largest_eigenvalue(gram, 0.0) < 3 * (1 + 1e-9)
     assert norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 1.0) == pytest.approx(7, rel=1e-9)
     assert norms._largest_eigenvalue(torch.zeros(2, 2, dtype=torch.float64), 0.5) == 0.5
-    assert norms._largest_eigenvalue(torch.full((2, 2), math.inf, dtype=torch.float64), 0.0) == math.inf
+    for infinite in (torch.full((2, 2), math.inf), torch.diag(torch.tensor([1.0, math.inf]))):
+        assert norms._largest_eigenvalue(infinite.double(), 0.0) == math.inf
 
 
 def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
@@ -146,6 +148,9 @@ def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
     for proposal in (0.0, -1.0, 1e-30):
         monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram, proposal=proposal: proposal)
         assert 6.5 <= norms._largest_eigenvalue(gram, 0.5) <= 6.5 * (1 + 1e-12)
+        assert 12 <= norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 0.0) <= 12 * (1 + 1e-12)
+    monkeypatch.setattr(norms, "_proposed_eigenvalue", lambda gram: 4.0)  # enough for the first of two
+    assert norms._largest_eigenvalue(torch.stack([gram, 2 * gram]), 0.0) >= 6
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
@@ -210,6 +215,92 @@ def test_absolute_operators_have_absolute_weights_and_adjoints_are_transposes(la
         assert torch.equal(of.absolute().matrix(), absolute)
 
 
+@pytest.mark.parametrize("std", [3.0, 5.0, 7.0, 11.0, 49.0])
+def test_a_reciprocal_that_was_rounded_down_is_raised(std):
+    assert (
+        Q(1, int(std)) <= Q(upper_bound(Normalize([0.5, 0.5], [std, 2 * std]), (2, 2, 2))) <= Q(1, int(std)) * (1 + Q(2) ** -40)
+    )
+
+
+@pytest.mark.parametrize(("kernel", "windows"), [((2, 1), 2), ((3, 1), 3), ((3, 2), 6), ((2, 2), 4), ((7, 1), 7)])
+def test_windows_that_overlap_are_counted_and_their_root_is_rounded_up(kernel, windows):
+    bound = Q(upper_bound(nn.MaxPool2d(kernel, 1), (1, 9, 9)))
+    assert windows <= bound**2 <= windows * (1 + Q(2) ** -50)
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.3, 1.7, 2.3, 3.1, 5.7])
+def test_the_sum_of_two_paths_is_rounded_up(alpha):
+    assert Q(alpha) + 1 <= Q(upper_bound(Residual(nn.ELU(alpha)), (2,))) <= Q(alpha) + 1 + Q(2) ** -48
+    assert (
+        Q(alpha) ** 3
+        <= Q(upper_bound(nn.Sequential(*(nn.ELU(alpha) for _ in range(3))), (2,)))
+        <= Q(alpha) ** 3 * (1 + Q(2) ** -48)
+    )
+
+
+def test_every_channel_s_slope_counts():
+    layer = nn.PReLU(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -3.0, 0.0]))
+    assert 3 <= upper_bound(layer, (3, 2)) <= 3 * (1 + 1e-12)
+    assert 2.5 <= upper_bound(nn.ELU(-2.5), (2,)) <= 2.5 * (1 + 1e-12)
+
+
+def test_zeros_among_the_weights_hide_nothing():
+    layer, none = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        none.weight.zero_()
+    for module in (layer, Residual(none, layer), Residual(layer, none)):
+        operator = linear_operator(module, (2,))
+        assert 2 <= absolute_norm(operator, 200) <= 2.01 and 2 <= operator_norm(operator) <= 2 * (1 + 1e-6)
+    assert absolute_norm(linear_operator(none, (2,))) == 0
+
+
+def test_an_estimate_goes_on_until_it_stands():
+    layer = nn.Linear(6, 6, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([1.0, 0.99, 0.98, 0.97, 0.96, 0.95])))
+    assert TrainingBound(layer, (6,)).converge(1e-7, 3000) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 2, bias=False), (3,)),
+        (nn.Linear(3, 2), (4, 3)),
+        (nn.Conv1d(2, 4, 3, stride=2, padding=1, groups=2), (2, 7)),
+        (nn.Conv1d(2, 2, 2, padding=1, padding_mode="circular", bias=False), (2, 5)),
+        (nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2), (2, 6, 5)),
+        (nn.Conv2d(2, 2, 3, padding=(0, 1), padding_mode="circular"), (2, 5, 4)),
+        (nn.Conv2d(2, 3, (2, 3), padding="same", bias=False), (2, 4, 5)),
+        (nn.ConvTranspose1d(2, 4, 3, stride=2, padding=1, groups=2), (2, 5)),
+        (nn.ConvTranspose2d(2, 3, 3, stride=2, output_padding=1, bias=False), (2, 3, 4)),
+        (nn.AvgPool2d(2, 1, 1, count_include_pad=False), (2, 4, 5)),
+        (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
+        (nn.BatchNorm1d(2, affine=False).eval(), (2,)),
+        (nn.PReLU(2, -0.5), (2, 3)),
+        (nn.MaxPool2d(2, 1, 1, 2), (2, 5, 5)),
+    ],
+    ids=str,
+)
+def test_a_node_computes_what_its_layer_computes(layer, shape, dtype):
+    torch.manual_seed(0)
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.1, 1)
+    node, x = walk(layer.to(dtype), shape), torch.randn(3, *shape, dtype=dtype)
+    expected = layer(x)
+    assert node.output_shape == tuple(expected.shape[1:])
+    torch.testing.assert_close(node.apply(x), expected)
+    affine = node.affine()
+    if affine is not None:
+        zero = layer(torch.zeros_like(x))
+        torch.testing.assert_close(affine.forward(x), expected - zero, atol=1e-5, rtol=1e-5)
+        assert node.offset_length() >= zero[0].norm().item() * (1 - 1e-6) or isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)
+
+
 # ---- rounding of one layer -------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +328,9 @@ def rounded(matrix, offset, x, unit):
         (nn.ConvTranspose2d(2, 2, 3), (2, 3, 3)),
         (nn.ConvTranspose1d(2, 2, 3), (2, 4)),
         (nn.AvgPool2d(2), (1, 4, 4)),
+        (nn.Linear(9, 1), (9,)),
+        (nn.Conv2d(4, 1, 2), (4, 3, 3)),
+        (nn.ConvTranspose2d(4, 1, 2), (4, 3, 3)),
     ],
     ids=str,
 )
@@ -260,7 +354,7 @@ def test_a_layer_s_rounding_is_covered_and_not_by_much_more(layer, shape, bias):
     assert least <= fallen <= 10 * least
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [0.3, 0.2])], ids=str)
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
 def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     if isinstance(layer, nn.BatchNorm2d):
         layer.running_mean.copy_(torch.tensor([2.0, 30.0]))
@@ -292,6 +386,8 @@ def test_the_rounding_of_activations_is_what_they_are_taken_to_err_by(layer, slo
     extra = 16 * UNIT / 2 + math.exp(-20) / 2 if isinstance(layer, nn.Softplus) else 0.0
     assert 4 * (16 * UNIT + extra) <= found.constant <= 4.01 * (16 * UNIT * slope + extra)
     assert walk(layer, (4, 4)).rounding(Format(2.0**-40, 1.0, math.inf)).constant >= 4
+    if isinstance(layer, nn.Softplus):
+        assert walk(nn.Softplus(-2.0), (4, 4)).rounding(COARSE) == found
 
 
 def test_the_rounding_of_comparisons_and_single_products():
@@ -349,6 +445,15 @@ def block():
     return Residual(nn.Sequential(nn.ReLU()))
 
 
+def hill():
+    """A branch that rises high and comes down again."""
+    branch = positive(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU(), bias=0.0)
+    with torch.no_grad():
+        branch[0].weight.fill_(1000.0)
+        branch[2].weight.fill_(0.001)
+    return nn.Sequential(Residual(branch))
+
+
 # Of one number each, where every bound on a length is reached; and a few that are wider.
 NETWORKS = [
     positive(nn.Linear(1, 1)),
@@ -359,6 +464,7 @@ NETWORKS = [
     positive(Residual(nn.Sequential(nn.Linear(1, 1), nn.ReLU())), nn.Linear(1, 1)),
     positive(nn.Linear(1, 1), Residual(nn.Sequential(nn.ReLU(), nn.Linear(1, 1))), weight=2.0, bias=0.0),
     positive(Residual(nn.Sequential(nn.Linear(1, 1)))),
+    hill(),
     positive(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)),
 ]
 
@@ -398,10 +504,10 @@ def coarse(monkeypatch, largest=2.0**60):
         monkeypatch.setattr(module, "number_format", formats.__getitem__)
 
 
-def two_classes(bias=(3.0, 1.0), hidden=False):
-    """Rows (2, 2, 2, 2) and (1, 1, 1, 1): every radius is a step along (1, 1, 1, 1)."""
-    layers = [nn.Linear(4, 4), nn.ReLU()] if hidden else []
-    net = GloroNet(positive(*layers, nn.Linear(4, 2)).float(), (4,), 0.1).eval()
+def two_classes(bias=(3.0, 1.0), hidden=False, inputs=4):
+    """Rows (2, 2, ...) and (1, 1, ...): every radius is a step along (1, 1, ...)."""
+    layers = [nn.Linear(inputs, inputs), nn.ReLU()] if hidden else []
+    net = GloroNet(positive(*layers, nn.Linear(inputs, 2)).float(), (inputs,), 0.1).eval()
     with torch.no_grad():
         net.head.weight[0] = 2.0
         net.head.weight[1] = 1.0
@@ -411,10 +517,11 @@ def two_classes(bias=(3.0, 1.0), hidden=False):
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("bias", [(3.0, 1.0), (-30.0, 0.0), (500.0, 490.0)])
-def test_a_radius_leaves_room_for_the_rounding_of_both_logits(monkeypatch, hidden, bias):
+@pytest.mark.parametrize("inputs", [1, 4])
+def test_a_radius_leaves_room_for_the_rounding_of_both_logits(monkeypatch, hidden, bias, inputs):
     coarse(monkeypatch)
-    net = two_classes(bias, hidden)
-    x = torch.tensor([[20.0], [40.0], [100.0]]).expand(3, 4)
+    net, root = two_classes(bias, hidden, inputs), math.sqrt(inputs)
+    x = (torch.tensor([[20.0], [40.0], [100.0]]) * 4 / inputs).expand(3, inputs)
     exact, deployed = net.certify(x), net.certify(x, guarantee="deployed")
     own = net.certify(x, dtype=torch.float32)
     network, x = net.network.double(), x.double()
@@ -427,15 +534,16 @@ def test_a_radius_leaves_room_for_the_rounding_of_both_logits(monkeypatch, hidde
     def margin(points):
         return follow(network, points, 0.0)[0] @ torch.tensor([1.0, -1.0], dtype=torch.float64)
 
-    constant = 4.0 if hidden else 2.0
+    constant = root * inputs / 2 if hidden else root
     assert torch.allclose(exact.radius, margin(x) / constant, rtol=1e-6)
     # At the edge of the ball the two logits may not meet, and need not stay far apart.
-    moved = x - (deployed.radius / 2)[:, None]
+    moved = x - (deployed.radius / root)[:, None]
     off, allowed = margin(moved) - worst(moved), (exact.radius - deployed.radius) * constant
     some = (moved > 0).all(dim=1) & (deployed.radius > 0)
-    outwards = x + (deployed.radius / 2)[:, None]
+    outwards = x + (deployed.radius / root)[:, None]
     most = margin(outwards) - worst(outwards)
-    assert some.any() and (off <= allowed)[some].all() and (allowed <= 5 * most)[some].all()
+    assert (off <= allowed)[some].all() and (allowed <= 5 * most)[some].all()
+    assert some.any() or inputs == 1
     # The program's own rounding: the logits may be off by as much at x alone.
     off, allowed, some = margin(x) - worst(x), (exact.radius - own.radius) * constant, own.radius > 0
     assert some.any() and (off <= allowed)[some].all() and (allowed <= 10 * off)[some].all()
@@ -452,12 +560,50 @@ def test_a_radius_ends_where_the_deployed_network_could_overflow(monkeypatch, hi
         moved = x.double() + (radius / 2)[:, None]
         reached = follow(net.network.double(), moved, UNIT)[1]
         net.network.float()
-        assert radius == 0 or reached <= largest
+        assert radius >= 0 and (radius == 0 or reached <= largest)
         needed = follow(net.network.double(), x.double(), UNIT)[1]
         net.network.float()
         assert radius > 0 or needed > largest / 20
     coarse(monkeypatch, 1e30)
     assert 0.8 * free <= net.certify(x, guarantee="deployed").radius <= free
+
+
+def test_the_rounding_of_the_predicted_logit_counts_where_the_other_has_none(monkeypatch):
+    coarse(monkeypatch)
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[100.0], [0.0]]))
+        net.head.bias.copy_(torch.tensor([-50.0, 0.0]))
+    x = torch.tensor([[1.0]])
+    moved = 1 - net.certify(x, guarantee="deployed").radius.item()
+    assert (100 * moved * (1 - UNIT) - 50) * (1 - UNIT) > 0
+    assert 100 * net.certify(x, dtype=torch.float32).radius.item() <= (100 * (1 - UNIT) - 50) * (1 - UNIT)
+
+
+def test_the_last_layer_s_weights_can_overflow(monkeypatch):
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[400.0]])
+    for weights in ([[8.0], [0.0]], [[0.0], [8.0]]):
+        with torch.no_grad():
+            net.head.weight.copy_(torch.tensor(weights))
+            net.head.bias.zero_()
+        coarse(monkeypatch, 1e4)
+        radius = net.certify(x, guarantee="deployed").radius
+        assert radius > 0 and net.logits(x + radius.float()).abs().max() <= 1e4
+
+
+def test_the_last_layer_s_biases_can_overflow(monkeypatch):
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[400.0]])
+    for biases in ((1000.0, 0.0), (0.0, 1000.0)):
+        with torch.no_grad():
+            net.head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            net.head.bias.copy_(torch.tensor(biases))
+        coarse(monkeypatch, 1500.0)
+        radius = net.certify(x, guarantee="deployed").radius
+        assert radius == 0 or net.logits(x + radius.float()).abs().max() <= 1500
+        coarse(monkeypatch, 15000.0)
+        assert net.certify(x, guarantee="deployed").radius > 0
 
 
 def test_a_bias_alone_can_overflow():
@@ -485,6 +631,8 @@ def test_a_difference_beyond_the_tolerance_is_noticed_from_the_first_to_the_last
     made.compare(x, logits, tolerance)
     made.compare(x, logits + 0.9e-3, tolerance)
     made.compare(x, logits - 0.9e-3, tolerance)
+    if batch <= 8:
+        made.compare(x, logits, torch.zeros_like(tolerance))
     made.compare(x[:0], logits[:0], tolerance[:0])
     for row in (0, batch - 1):
         for change in (1.1e-3, -1.1e-3):
@@ -504,8 +652,8 @@ def test_a_batch_in_pieces_is_the_batch(monkeypatch):
     network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
     net, x = GloroNet(network, (1, 4, 4), 0.1).eval(), torch.rand(7, 1, 4, 4)
     whole = [net.certify(x, guarantee=guarantee) for guarantee in ("exact", "deployed")]
-    monkeypatch.setattr(program, "_BYTES", 3 * 8 * 144)
-    for before, guarantee in zip(whole, ("exact", "deployed"), strict=True):
+    for before, guarantee, size in zip(whole, ("exact", "deployed"), (3 * 8 * 144, 1), strict=True):
+        monkeypatch.setattr(program, "_BYTES", size)
         after = net.certify(x, guarantee=guarantee)
         assert torch.allclose(before.radius, after.radius, rtol=1e-9) and torch.equal(before.label, after.label)
         for row in range(7):

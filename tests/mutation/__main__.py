@@ -1,9 +1,9 @@
 """Change the certification modules in one place at a time and see whether a test notices: `make mutants`.
 
 Tests are collected once. For each mutant a copy of the process is made (fork), which exchanges the code of the functions that the
-change touches, or imports the package anew where it touches what runs at import. It runs tests that reach the changed lines, the
-quickest and the most likely to fail first, until one fails. A mutant dies of a failing test, of a crash, or of running ten times
-as long as a test does. Those that no test can tell from the original are listed in `equivalent.toml` with the reason.
+change touches, or imports the package anew where it touches what runs at import. It runs tests that reach the changed lines,
+quick ones and those most likely to fail first, until one fails. A mutant dies of a failing test, of a crash, or of running ten
+times as long as a test does. Those that no test can tell from the original are listed in `equivalent.toml` with the reason.
 
 What is known is kept in `_build/mutants.json`: a run that is interrupted goes on, and after a change of code or tests the test
 that killed a mutant before comes first. `data/mutation.json` gets the score. It needs `os.fork`, so Linux or macOS.
@@ -18,9 +18,12 @@ import gc
 import hashlib
 import importlib.abc
 import importlib.util
+import inspect
 import json
+import math
 import os
 import platform
+import random
 import resource
 import signal
 import subprocess
@@ -52,7 +55,7 @@ MODULES = (
     ),
 )
 """What certificates rest on, under gloro_lite/."""
-TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "museum", "falsify")
+TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "refused", "museum", "falsify")
 """The tests that are run, tests/test_<name>.py: those of these modules, a minute and a half in all."""
 TOO_SLOW = (
     "too large to prove",
@@ -72,6 +75,10 @@ TOO_SLOW = (
     "nearly_one_certify",
 )
 """Parts of names of tests that take long for what they find that others do not."""
+FIRST = ("comparison", "check", "rounding", "exchange")
+"""The kinds of change that are run first."""
+WARM = 60
+"""How many of the quickest tests are run before copies are made."""
 EXAMPLES = 6
 """How many examples hypothesis draws for a test here."""
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
@@ -101,6 +108,7 @@ class Known:
     has to live through the tests again when any of them changed.
 
     Attributes:
+        killers, survivors: what killed each mutant, and which lived, whether that still holds or not.
         reached: by test: its file's digest, its seconds, and the lines it reaches by module.
         results: by `module | key`: kind, status ("killed" or "survived"), what killed it, and the digest of what that depends on.
     """
@@ -114,6 +122,7 @@ class Known:
         same = record.get("modules") == self.modules
         self.reached = record["reached"] if same else {}
         self.killers = {key: result["by"] for key, result in record["results"].items()}
+        self.survivors = {key for key, result in record["results"].items() if result["status"] == "survived"}
         self.results = {key: r for key, r in record["results"].items() if same and r["digest"] == self._of(r["by"])}
 
     def _of(self, killer: str) -> str:
@@ -136,6 +145,20 @@ class Known:
         _write(KNOWN, {"modules": self.modules, "reached": self.reached, "results": self.results})
 
 
+class _Source:
+    """A module to mutate: its mutants, and the code of its functions as it is."""
+
+    def __init__(self, module: str):
+        self.module = module
+        text = source(module).read_text(encoding="utf-8")
+        self._tree = ast.parse(text)
+        self.mutants = mutants(text, self._tree)
+        self.codes = _codes(self.compiled())
+
+    def compiled(self) -> CodeType:
+        return compile(self._tree, str(source(self.module)), "exec", dont_inherit=True)
+
+
 class Runner:
     """Runs mutants in the place of the tests that pytest has collected.
 
@@ -144,10 +167,12 @@ class Runner:
         known: gets the results.
         wanted: tells of a `module | key` whether to run it.
         seconds: for how long the tests of one mutant may take together.
+        minutes: after which no more mutants are begun.
     """
 
-    def __init__(self, modules: tuple[str, ...], known: Known, wanted: Callable[[str], bool], seconds: float):
+    def __init__(self, modules: tuple[str, ...], known: Known, wanted: Callable[[str], bool], seconds: float, minutes: float):
         self.modules, self.known, self.wanted, self.budget = modules, known, wanted, seconds
+        self.end = time.monotonic() + 60 * minutes
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list) -> None:
@@ -163,26 +188,51 @@ class Runner:
         self.items = session.items
         if session.testsfailed:
             raise pytest.UsageError("the tests cannot be collected")
+        self._measure()
         self.live = _functions({str(source(module)) for module in self.modules})
         gc.collect()
         gc.freeze()
-        self._measure()
         self.killers: dict[str, Counter] = defaultdict(Counter)
-        for module in self.modules:
-            self._module(module)
+        sources = {module: _Source(module) for module in self.modules}
+        todo = [(module, mutant) for module in self.modules for mutant in sources[module].mutants]
+        todo = [(module, mutant) for module, mutant in todo if self.wanted(f"{module} | {mutant.key}")]
+        # What is left when the time is up is a sample, drawn with a seed, of the kinds of change that come last.
+        random.Random(0).shuffle(todo)
+        todo.sort(key=lambda one: one[1].kind not in FIRST)
+        for count, (module, mutant) in enumerate(todo, start=1):
+            if time.monotonic() > self.end:
+                break
+            key = f"{module} | {mutant.key}"
+            killer = self._run(sources[module], mutant, key)
+            self.known.add(key, mutant.kind, "survived" if killer is None else "killed", killer or "")
+            if killer is None:
+                print(f"survived: {key}", flush=True)
+            if count % 20 == 0:
+                self.known.keep()
+                print(f"{count} of {len(todo)}", flush=True)
+        self.known.keep()
         return True
 
     def _measure(self) -> None:
-        """Run every test once, in a copy, and note its time and the lines that it reaches. Raises UsageError if one fails."""
+        """Run new tests once and note their time and the lines that they reach. Raises UsageError if one fails.
+
+        That, and a few tests that are known, warm this process up: its copies need not import and build what tests share.
+        """
         new = [item for item in self.items if not self.known.measured(item.nodeid)]
-        found = _in_a_copy(lambda: _reached(new, self.modules))
-        if not isinstance(found, list):
+        known = [item for item in self.items if self.known.measured(item.nodeid)]
+        known.sort(key=lambda item: self.known.reached[item.nodeid]["seconds"])
+        found = _reached([*new, *known[:WARM]])
+        if isinstance(found, str):
             raise pytest.UsageError(f"without any mutation, {found}")
-        for item, (seconds, lines) in zip(new, found, strict=True):
+        for item, (seconds, lines) in zip(new, found, strict=False):
             self.known.reach(item.nodeid, seconds, lines)
         self.known.keep()
         known = [self.known.reached[item.nodeid] for item in self.items]
         self.seconds = [test["seconds"] for test in known]
+        self.tests = [
+            (test["seconds"] * sum(map(len, test["lines"].values())), item.nodeid, inspect.getsource(item.function))
+            for item, test in zip(self.items, known, strict=True)
+        ]
         self.reaches: dict[tuple[str, int], set[int]] = defaultdict(set)
         for place, test in enumerate(known):
             for module, lines in test["lines"].items():
@@ -190,45 +240,28 @@ class Runner:
                     self.reaches[module, line].add(place)
         print(f"\n{len(self.items)} tests, {sum(self.seconds):.0f} s", flush=True)
 
-    def _module(self, module: str) -> None:
-        text = source(module).read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        original = _codes(compile(tree, str(source(module)), "exec", dont_inherit=True))
-        started, count = time.monotonic(), 0
-        for mutant in mutants(text, tree):
-            key = f"{module} | {mutant.key}"
-            if not self.wanted(key):
-                continue
-            with mutant.applied():
-                code = compile(tree, str(source(module)), "exec", dont_inherit=True)
-            killer = self._run(module, mutant, key, original, code)
-            self.known.add(key, mutant.kind, "survived" if killer is None else "killed", killer or "")
-            if killer is None:
-                print(f"survived: {key}", flush=True)
-            count += 1
-            if count % 20 == 0:
-                self.known.keep()
-        self.known.keep()
-        print(f"{module}: {count} mutants, {time.monotonic() - started:.0f} s", flush=True)
-
-    def _run(self, module: str, mutant: Mutant, key: str, original: dict, code: CodeType) -> str | None:
+    def _run(self, of: _Source, mutant: Mutant, key: str) -> str | None:
         """The test that kills a mutant, or what else does; None where it survives."""
-        changed = {path: new for path, new in _codes(code).items() if original.get(path) != new}
-        swaps = [(self.live[original[path]], changed[path]) for path in _swappable(changed, original, self.live)]
+        with mutant.applied():
+            code = of.compiled()
+        changed = {path: new for path, new in _codes(code).items() if of.codes.get(path) != new}
+        swaps = [(self.live[of.codes[path]], changed[path]) for path in _swappable(changed, of.codes, self.live)]
+        reach: set[int] = set()
         if swaps:
-            reach = set().union(*(self.reaches[module, line] for line in range(mutant.lines[0], mutant.lines[1] + 1)))
-        else:
-            reach = set(range(len(self.items)))
-        # First what killed it before, then what is quick, or has killed others of the same function.
+            reach = set().union(*(self.reaches[of.module, line] for line in range(mutant.lines[0], mutant.lines[1] + 1)))
+        if not reach:  # what runs at import, or never
+            swaps, reach = [], set(range(len(self.items)))
+        # First what killed it before, then what names the function, is quick and reaches little else, or has killed its like.
         before = self.known.killers.get(key)
-        killers = self.killers[f"{module} | {mutant.key.partition(' | ')[0]}"]
+        killers = self.killers[f"{of.module} | {mutant.key.partition(' | ')[0]}"]
         names = [item.nodeid for item in self.items]
-        order = sorted(reach, key=lambda n: (names[n] != before, self.seconds[n] / (1 + 20 * killers[names[n]])))
+        function = mutant.key.partition(" | ")[0].rpartition(".")[2] or "-"
+        weights = [w / (1 + 20 * killers[name]) / (20 if function in text else 1) for w, name, text in self.tests]
+        order = sorted(reach, key=lambda n: (names[n] != before, weights[n]))
         spent = accumulate(self.seconds[n] for n in order)
-        order = [n for n, seconds in zip(order, spent, strict=True) if n == order[0] or seconds < self.budget]
-        if not order:
-            return None
-        work = (lambda: self._swapped(swaps, order)) if swaps else (lambda: self._anew(module, code, order))
+        budget = self.budget if swaps else 4 * self.budget  # where nothing tells which tests are near
+        order = [n for n, seconds in zip(order, spent, strict=True) if n == order[0] or seconds < budget]
+        work = (lambda: self._swapped(swaps, order)) if swaps else (lambda: self._anew(of.module, code, order))
         killer = _in_a_copy(work)
         if killer is not None:
             killers[killer] += 1
@@ -312,7 +345,7 @@ def _functions(files: set[str]) -> dict[CodeType, list[FunctionType]]:
     return dict(found)
 
 
-def _reached(items: list, modules: tuple[str, ...]) -> list | str:
+def _reached(items: list) -> list | str:
     """For each test, its seconds and the lines that it reaches, by module; or which test fails."""
     names = {str(source(module)): module for module in MODULES}
     lines: dict[str, set[int]] = {}
@@ -379,33 +412,53 @@ def _in_a_copy(work: Callable[[], object]) -> object:
     return "its time was up" if timed_out else "a crash"
 
 
-def run(modules: tuple[str, ...], tests: list[Path], known: Known, wanted: Callable[[str], bool], seconds: float) -> None:
+def run(
+    modules: tuple[str, ...],
+    tests: list[Path],
+    known: Known,
+    wanted: Callable[[str], bool],
+    *,
+    seconds: float = 3.0,
+    minutes: float = math.inf,
+) -> None:
     """Run mutants: see `Runner`. Raises RuntimeError where the tests fail without a mutation."""
     os.chdir(ROOT)
     arguments = ["-q", "-p", "no:cacheprovider", "-W", "ignore", *map(str, tests)]
-    if pytest.main(arguments, plugins=[Runner(modules, known, wanted, seconds)]) != 0:
+    if pytest.main(arguments, plugins=[Runner(modules, known, wanted, seconds, minutes)]) != 0:
         raise RuntimeError("the tests do not pass without a mutation")
 
 
-def score(results: dict[str, dict], equivalent: dict[str, str]) -> dict:
-    """Counts of a run by module and by kind, the equivalents by reason, and the survivors that are not listed as such."""
+def score(results: dict[str, dict], equivalent: dict[str, str], population: dict[str, str]) -> dict:
+    """Counts of a run by module and by kind, the equivalents by reason, and the survivors that are not listed as such.
 
-    def counts(part: dict[str, dict]) -> dict:
-        alive = [key for key, result in part.items() if result["status"] == "survived"]
+    Args:
+        population: the kinds of all mutants by `module | key`, whether they have been run or not.
+    """
+
+    def counts(keys: list[str]) -> dict:
+        ran = [key for key in keys if key in results]
+        alive = [key for key in ran if results[key]["status"] == "survived"]
         same = sum(key in equivalent for key in alive)
-        return {"mutants": len(part), "killed": len(part) - len(alive), "equivalent": same, "survived": len(alive) - same}
+        return {
+            "mutants": len(keys),
+            "run": len(ran),
+            "killed": len(ran) - len(alive),
+            "equivalent": same,
+            "survived": len(alive) - same,
+        }
 
-    alive = [key for key, result in results.items() if result["status"] == "survived"]
+    alive = [key for key in population if results.get(key, {}).get("status") == "survived"]
     reasons = defaultdict(list)
     for key in alive:
         if key in equivalent:
             reasons[equivalent[key]].append(key)
-    modules = sorted({key.partition(" | ")[0] for key in results}, key=MODULES.index)
-    kinds = sorted({result["kind"] for result in results.values()})
+    modules = list(dict.fromkeys(key.partition(" | ")[0] for key in population))
     return {
-        "all": counts(results),
-        "modules": {name: counts({k: r for k, r in results.items() if k.startswith(f"{name} | ")}) for name in modules},
-        "kinds": {kind: counts({k: r for k, r in results.items() if r["kind"] == kind}) for kind in kinds},
+        "all": counts(list(population)),
+        "modules": {name: counts([key for key in population if key.startswith(f"{name} | ")]) for name in modules},
+        "kinds": {
+            kind: counts([key for key in population if population[key] == kind]) for kind in sorted(set(population.values()))
+        },
         "equivalent": [{"reason": reason, "mutants": keys} for reason, keys in reasons.items()],
         "survived": [key for key in alive if key not in equivalent],
     }
@@ -431,7 +484,9 @@ def main(arguments: list[str] | None = None) -> int:
                         "is data/mutation.json written)")  # fmt: skip
     parser.add_argument("--only", metavar="TEXT", default="", help="mutants whose key holds this text")
     parser.add_argument("--quick", action="store_true", help="leave out what is listed as equivalent")
+    parser.add_argument("--survivors", action="store_true", help="only what lived in the run before: after new tests")
     parser.add_argument("--seconds", type=float, default=3.0, help="of tests for each mutant (default: 3)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no more mutants are begun (default: no end)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     modules = tuple(options.modules) or MODULES
@@ -439,16 +494,17 @@ def main(arguments: list[str] | None = None) -> int:
     known, equivalent = Known(tests), listed()
 
     def wanted(key: str) -> bool:
-        return key not in known.results and options.only in key and not (options.quick and key in equivalent)
+        left_out = (options.quick and key in equivalent) or (options.survivors and key not in known.survivors)
+        return key not in known.results and options.only in key and not left_out
 
-    run(modules, tests, known, wanted, options.seconds)
-    chosen = {key: r for key, r in known.results.items() if key.partition(" | ")[0] in modules and options.only in key}
-    found = score(chosen, equivalent)
+    run(modules, tests, known, wanted, seconds=options.seconds, minutes=options.minutes)
+    there = {f"{module} | {mutant.key}": mutant.kind for module in modules for mutant in _Source(module).mutants}
+    found = score(known.results, equivalent, {key: kind for key, kind in there.items() if options.only in key})
     for name, counts in found["modules"].items():
         print(f"{name:24}", ", ".join(f"{count} {what}" for what, count in counts.items()))
     whole = not (options.modules or options.only or options.quick)
     dead = [key for key in equivalent if known.results.get(key, {}).get("status") == "killed"]
-    gone = [key for key in equivalent if whole and key not in known.results]
+    gone = [key for key in equivalent if whole and key not in there]
     for what, keys in (
         ("survived", found["survived"]),
         ("listed as equivalent, and killed", dead),

@@ -51,7 +51,7 @@ class Mutant:
     """One change.
 
     Attributes:
-        key: where and what, without line numbers: `function | line of source | before -> after`; from the second of a kind on, #2.
+        key: where and what, without line numbers: `function | line of source | before -> after`; a second one is marked #2.
         kind: "comparison", "condition", "arithmetic", "number", "rounding", "exchange", "call" or "check".
         lines: of the statement, or the lambda, that it changes; first and last.
     """
@@ -87,7 +87,7 @@ def mutants(source: str, tree: ast.Module) -> list[Mutant]:
     lines, found, seen = source.splitlines(), [], {}
     for place, node, function, span in _places(tree, "", None):
         for kind, new, what in _variants(node):
-            new = ast.fix_missing_locations(ast.copy_location(new, node))
+            new = ast.fix_missing_locations(ast.copy_location(copy.copy(new), node))
             what = what or f"{_text(node)} -> {_text(new)}"
             key = f"{function} | {lines[node.lineno - 1].strip()} | {what}"
             seen[key] = seen.get(key, 0) + 1

@@ -167,6 +167,9 @@ def test_the_cheaper_proof_is_taken_and_one_that_costs_too_much_is_left():
     for layer, side in layers:
         assert proof(layer.to_empty(device="cpu"), (layer.in_channels, side, side)) is banded_norm
     assert proof(large.to_empty(device="cpu"), (64, 64, 64)) is torus_norm
+    assert proof(nn.Conv1d(2, 2, 3), (2, 20_000)) is banded_norm
+    with pytest.raises(NetworkError, match="too large to prove"):  # its Gram matrix has a band of 6, and a million rows
+        upper_bound(nn.Conv1d(2, 2, 3), (2, 500_000))
     with pytest.raises(NetworkError, match="too large to prove"):
         upper_bound(circular.to_empty(device="cpu"), (64, 64, 64))
 

@@ -30,6 +30,9 @@ UNROLLED_LIMIT = 8192
 BANDED_LIMIT = 1.5e12
 """Largest banded Gram matrix that is factorised, in operations: a minute or so on one core. Beyond it stands the torus bound."""
 
+BANDED_ROWS = 2**18
+"""Largest banded Gram matrix in rows: the iteration that proposes its norm keeps two hundred vectors as long."""
+
 _SOLVED = 1024
 """Up to this size all eigenvalues are computed; beyond it, iterating for the largest takes less time."""
 
@@ -229,8 +232,10 @@ def _proofs(operator: Affine) -> dict[Callable[..., Upper], float]:
     proofs: dict[Callable[..., Upper], float] = {}
     if side <= UNROLLED_LIMIT:
         proofs[unrolled_norm] = side**3 / 3 if side > _SOLVED else 0.0
-    if isinstance(operator, Convolution) and fits(operator) and BandedGram(operator).cost <= BANDED_LIMIT:
-        proofs[banded_norm] = BandedGram(operator).cost
+    if isinstance(operator, Convolution) and fits(operator):
+        gram = BandedGram(operator)
+        if gram.cost <= BANDED_LIMIT and gram.size <= BANDED_ROWS:
+            proofs[banded_norm] = gram.cost
     if isinstance(operator, Convolution) and operator.on_torus and not proofs:
         proofs[torus_norm] = 0.0
     return proofs

@@ -72,6 +72,22 @@ def test_pairs_that_are_certified_for_different_labels_are_two_epsilon_apart():
     assert counts["found"] > 20 and 2 <= counts["nearest"] < 2.2 and 0.99 < counts["slope"] <= 1 + 1e-9
 
 
+def test_what_the_toolbox_returns_counts_within_the_radius_alone(monkeypatch):
+    """The toolbox stands still here; `test_attack_suite.py` runs it."""
+    from gloro_lite import attack_suite, attacks
+
+    x = 3 * torch.randn(20, 4)
+    for factor, found in ((0.8, True), (1.0, False)):
+
+        def attack(logits, image, label, radius, *, queries, seed, factor=factor):
+            return attacks.pgd(logits, image, label, radius * (1.5 if factor == 1.0 else 1.0))
+
+        monkeypatch.setattr(attack_suite, "auto_attack", attack)
+        counts = falsify.search(optimistic(target(), factor), "autoattack", x, queries=10)
+        assert counts["images"] == 20 and counts["tries"] == 200
+        assert (counts["broken"] > 0) == (counts["float32"] > 0) == (counts["float32_deployed"] > 0) == found
+
+
 def test_sites_are_attacked_in_and_out_of_the_box(tmp_path):
     from safetensors.torch import save_file
 

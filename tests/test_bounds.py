@@ -56,6 +56,11 @@ def test_epsilon_is_one_finite_positive_number():
         certificate(torch.tensor([1]), torch.tensor([1.0]), -1.0)
 
 
+def test_a_radius_of_epsilon_is_not_enough():
+    c = certificate(torch.tensor([1, 2]), torch.tensor([0.5, 0.6]), 0.5)
+    assert c.label.tolist() == [-1, 2] and c.prediction.tolist() == [1, 2]
+
+
 def test_upper_bounds_keep_what_is_exact_and_their_type():
     assert [Upper(0.0) * 7, 7 * Upper(0.0), Upper(7.0) * 0] == [0, 0, 0]
     assert [Upper(1.0) * 0.1, Upper(0.1) * 1, Upper(0.1) + 0, 0 + Upper(0.1), Upper(0.0) + 0.1] == [0.1] * 5
@@ -587,9 +592,23 @@ def test_the_last_layer_s_weights_can_overflow(monkeypatch):
         with torch.no_grad():
             net.head.weight.copy_(torch.tensor(weights))
             net.head.bias.zero_()
-        coarse(monkeypatch, 1e4)
-        radius = net.certify(x, guarantee="deployed").radius
-        assert radius > 0 and net.logits(x + radius.float()).abs().max() <= 1e4
+        for largest in (5e3, 1e4):
+            coarse(monkeypatch, largest)
+            radius = net.certify(x, guarantee="deployed").radius
+            assert (radius > 0) == (largest == 1e4)
+            assert radius == 0 or net.logits(x + radius.float()).abs().max() <= largest
+
+
+def test_rows_that_are_long_and_nearly_equal_overflow_before_they_meet(monkeypatch):
+    net = GloroNet(nn.Sequential(nn.Linear(2, 2)), (2,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[8.0, 1.0], [8.0, -1.0]]))
+        net.head.bias.copy_(torch.tensor([100.0, -100.0]))
+    x = torch.tensor([[0.0, 1.0]])
+    assert net.certify(x, guarantee="deployed").radius > 100
+    coarse(monkeypatch, 300.0)
+    radius = net.certify(x, guarantee="deployed").radius.float()
+    assert radius > 0 and net.logits(x + torch.tensor([[1.0, 0.0]]) * radius).abs().max() <= 300
 
 
 def test_the_last_layer_s_biases_can_overflow(monkeypatch):

@@ -326,6 +326,15 @@ def test_a_net_that_is_no_classifier_any_more_is_refused():
             net.certify(torch.zeros(1, 2))
 
 
+def test_a_method_that_is_replaced_after_the_first_certificate_is_noticed(monkeypatch):
+    net, x = two_layers(), torch.zeros(1, 2)
+    net.certify(x)
+    original = nn.ReLU.forward
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: original(self, x))
+    with pytest.raises(NetworkError, match=r"ReLU\.forward was replaced"):
+        net.certify(x)
+
+
 def test_whatever_changes_in_a_network_is_followed():
     net = two_layers()
     x, before = torch.randn(5, 2), net.margin_constants()

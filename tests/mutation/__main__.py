@@ -259,7 +259,7 @@ class Runner:
         weights = [w / (1 + 20 * killers[name]) / (20 if function in text else 1) for w, name, text in self.tests]
         order = sorted(reach, key=lambda n: (names[n] != before, weights[n]))
         spent = accumulate(self.seconds[n] for n in order)
-        budget = self.budget if swaps else 4 * self.budget  # where nothing tells which tests are near
+        budget = self.budget if swaps else math.inf  # nothing tells which tests are near
         order = [n for n, seconds in zip(order, spent, strict=True) if n == order[0] or seconds < budget]
         work = (lambda: self._swapped(swaps, order)) if swaps else (lambda: self._anew(of.module, code, order))
         killer = _in_a_copy(work)

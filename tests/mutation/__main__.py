@@ -418,7 +418,7 @@ def run(
     known: Known,
     wanted: Callable[[str], bool],
     *,
-    seconds: float = 3.0,
+    seconds: float = math.inf,
     minutes: float = math.inf,
 ) -> None:
     """Run mutants: see `Runner`. Raises RuntimeError where the tests fail without a mutation."""
@@ -485,7 +485,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="mutants whose key holds this text")
     parser.add_argument("--quick", action="store_true", help="leave out what is listed as equivalent")
     parser.add_argument("--survivors", action="store_true", help="only what lived in the run before: after new tests")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of tests for each mutant (default: 3)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of tests for each mutant (default: all that reach it)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no more mutants are begun (default: no end)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

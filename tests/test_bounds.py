@@ -68,7 +68,7 @@ def test_upper_bounds_keep_what_is_exact_and_their_type():
     assert all(type(number) is Upper for number in (Upper(3.0) * 3, 3 * Upper(3.0), Upper(0.1) + 1, 1 + Upper(0.1), raised(3.0)))
     assert isinstance(Upper(3.0) * torch.ones(2), torch.Tensor) and isinstance(Upper(3.0) + torch.ones(2), torch.Tensor)
     for a, b in ((0.1, 0.3), (3.0, 1 / 3), (1e16, 1.0), (1e-200, 1e-200)):
-        assert Q(a) * Q(b) <= Q(Upper(a) * b) <= Q(math.nextafter(a * b, math.inf))
+        assert Q(a) * Q(b) <= Q(Upper(a) * b) <= Q(max(math.nextafter(a * b, math.inf), DOUBLE.tiny))
         assert Q(a) + Q(b) <= Q(Upper(a) + b) <= Q(math.nextafter(a + b, math.inf))
 
 

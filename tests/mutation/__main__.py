@@ -51,7 +51,7 @@ MODULES = (
     *(f"{name}.py" for name in ("certificate", "bottom", "net", "layers")),
     *(
         f"lipschitz/{name}.py"
-        for name in ("rounding", "norms", "nodes", "affine", "nonlinear", "checks", "walk", "program", "power")
+        for name in ("rounding", "norms", "banded", "nodes", "affine", "nonlinear", "checks", "walk", "program", "power")
     ),
 )
 """What certificates rest on, under gloro_lite/."""

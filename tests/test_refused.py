@@ -134,8 +134,8 @@ def test_what_is_no_layer_is_refused():
     with pytest.raises(TypeError, match=r"torch\.nn\.Sequential"):
         GloroNet(lambda x: x, (2,), 0.1)
     for iterations in (0, -1):
-        with pytest.raises(ValueError, match="iterations must be at least 1"):
-            GloroNet(nn.Sequential(nn.Linear(2, 2)), (2,), 0.1, iterations=iterations)
+        with pytest.raises(ValueError, match="power_iterations must be a whole number, at least 1"):
+            GloroNet(nn.Sequential(nn.Linear(2, 2)), (2,), 0.1, power_iterations=iterations)
         with pytest.raises(ValueError, match="at least 1"):
             power_iteration(linear_operator(nn.Linear(2, 2), (2,)), iterations)
 
@@ -260,7 +260,7 @@ def test_what_is_too_large_to_prove_is_refused_when_it_is_read(monkeypatch):
         (Residual(nn.Linear(9, 9)), (9,)),
         (Residual(convolution), (2, 4, 4)),
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), (2, 4, 4)),
-        (nn.Conv1d(2, 2, 3, padding=1), (2, 8)),
+        (nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), (2, 8)),
     ):
         with pytest.raises(NetworkError, match="too large to prove"):
             walk(layer, shape)
@@ -324,6 +324,15 @@ def test_a_net_that_is_no_classifier_any_more_is_refused():
         net.network.append(layer)
         with pytest.raises(NetworkError, match=r"end in|one class"):
             net.certify(torch.zeros(1, 2))
+
+
+def test_a_method_that_is_replaced_after_the_first_certificate_is_noticed(monkeypatch):
+    net, x = two_layers(), torch.zeros(1, 2)
+    net.certify(x)
+    original = nn.ReLU.forward
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: original(self, x))
+    with pytest.raises(NetworkError, match=r"ReLU\.forward was replaced"):
+        net.certify(x)
 
 
 def test_whatever_changes_in_a_network_is_followed():

@@ -51,7 +51,7 @@ MODULES = (
     *(f"{name}.py" for name in ("certificate", "bottom", "net", "layers")),
     *(
         f"lipschitz/{name}.py"
-        for name in ("rounding", "norms", "nodes", "affine", "nonlinear", "checks", "walk", "program", "power")
+        for name in ("rounding", "norms", "banded", "nodes", "affine", "nonlinear", "checks", "walk", "program", "power")
     ),
 )
 """What certificates rest on, under gloro_lite/."""
@@ -259,7 +259,7 @@ class Runner:
         weights = [w / (1 + 20 * killers[name]) / (20 if function in text else 1) for w, name, text in self.tests]
         order = sorted(reach, key=lambda n: (names[n] != before, weights[n]))
         spent = accumulate(self.seconds[n] for n in order)
-        budget = self.budget if swaps else 4 * self.budget  # where nothing tells which tests are near
+        budget = self.budget if swaps else math.inf  # nothing tells which tests are near
         order = [n for n, seconds in zip(order, spent, strict=True) if n == order[0] or seconds < budget]
         work = (lambda: self._swapped(swaps, order)) if swaps else (lambda: self._anew(of.module, code, order))
         killer = _in_a_copy(work)
@@ -418,7 +418,7 @@ def run(
     known: Known,
     wanted: Callable[[str], bool],
     *,
-    seconds: float = 3.0,
+    seconds: float = math.inf,
     minutes: float = math.inf,
 ) -> None:
     """Run mutants: see `Runner`. Raises RuntimeError where the tests fail without a mutation."""
@@ -485,7 +485,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="mutants whose key holds this text")
     parser.add_argument("--quick", action="store_true", help="leave out what is listed as equivalent")
     parser.add_argument("--survivors", action="store_true", help="only what lived in the run before: after new tests")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of tests for each mutant (default: 3)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of tests for each mutant (default: all that reach it)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no more mutants are begun (default: no end)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

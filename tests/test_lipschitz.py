@@ -155,23 +155,20 @@ def test_the_cheaper_proof_is_taken_and_one_that_costs_too_much_is_left():
         proofs = norms._proofs(linear_operator(layer, shape))
         return min(proofs, key=proofs.get)
 
-    with torch.device("meta"):
-        small = nn.Conv2d(2, 3, 3)
-        layers = [
-            (nn.Conv2d(32, 32, 3, padding=1), 32),
-            (nn.Conv2d(32, 32, 4, 2, 1), 32),
-            (nn.Conv2d(64, 64, 4, 2, 1), 64),
-        ]
-        large, circular = nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular")
-    assert proof(small.to_empty(device="cpu"), (2, 8, 8)) is unrolled_norm
+    assert proof(nn.Conv2d(2, 3, 3), (2, 8, 8)) is unrolled_norm
+    layers = [
+        (nn.Conv2d(32, 32, 3, padding=1), 32),
+        (nn.Conv2d(32, 32, 4, 2, 1), 32),
+        (nn.Conv2d(64, 64, 4, 2, 1), 64),
+    ]
     for layer, side in layers:
-        assert proof(layer.to_empty(device="cpu"), (layer.in_channels, side, side)) is banded_norm
-    assert proof(large.to_empty(device="cpu"), (64, 64, 64)) is torus_norm
+        assert proof(layer, (layer.in_channels, side, side)) is banded_norm
+    assert proof(nn.Conv2d(64, 64, 3, padding=1), (64, 64, 64)) is torus_norm
     assert proof(nn.Conv1d(2, 2, 3), (2, 20_000)) is banded_norm
     with pytest.raises(NetworkError, match="too large to prove"):  # its Gram matrix has a band of 6, and a million rows
         upper_bound(nn.Conv1d(2, 2, 3), (2, 500_000))
     with pytest.raises(NetworkError, match="too large to prove"):
-        upper_bound(circular.to_empty(device="cpu"), (64, 64, 64))
+        upper_bound(nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular"), (64, 64, 64))
 
 
 def test_an_iteration_proposes_for_large_operators_and_the_bound_stays_tight(monkeypatch):

@@ -73,7 +73,6 @@ TOO_SLOW = (
     "nearly_equal_rows",
     "nothing_breaks_within",
     "nearly_one_certify",
-    "cheaper_proof_is_taken",
 )
 """Parts of names of tests that take long for what they find that others do not."""
 FIRST = ("comparison", "check", "rounding", "exchange")

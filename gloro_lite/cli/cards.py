@@ -110,6 +110,7 @@ def card(recipe: str, records: list[Record]) -> str:
     channels, height, width = info.shape
     initial = settings.get("init_from")
     start = f"; training began with the weights of [{initial}](../{initial}/README.md)" if initial else ""
+    kind = "A net without bottom in its loss, to compare with" if settings["loss"] == "standard" else "A GloRo Net"
     name = recipe if first["seed"] == 0 else f"{recipe}/seed-{first['seed']}"
     rows = [
         "| seed | clean accuracy | certified (VRA) | validation VRA | largest K | epoch | trained on |",
@@ -134,7 +135,7 @@ def card(recipe: str, records: list[Record]) -> str:
     return f"""\
 # Model card: {recipe}
 
-A GloRo Net: {settings["network"]} on {channels} x {height} x {width} images, {info.classes} classes and ⊥, for
+{kind}: {settings["network"]} on {channels} x {height} x {width} images, {info.classes} classes and ⊥, for
 l2 perturbations of norm {first["epsilon"]:.6g} in pixel units of images in [0, 1]{start}.
 
 ```python

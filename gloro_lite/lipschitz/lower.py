@@ -14,8 +14,9 @@ class Pairs(NamedTuple):
     """Pairs of points, and how much a function changes between them.
 
     Attributes:
-        a, b: (batch, ...), the points.
-        slope: (batch,), |f(a) - f(b)| / ||a - b||, which no Lipschitz constant of f is below, in output units per input unit.
+        a: (batch, ...), the first point of each pair.
+        b: (batch, ...), the second.
+        slope: (batch,), ``|f(a) - f(b)| / ||a - b||``, which no Lipschitz constant of f is below, in output units per input unit.
     """
 
     a: Tensor
@@ -24,7 +25,7 @@ class Pairs(NamedTuple):
 
 
 def slopes(function: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """|f(a) - f(b)| / ||a - b|| of pairs a and b, (batch, ...): (batch,), 0 where the points are one.
+    """``|f(a) - f(b)| / ||a - b||`` of pairs a and b, (batch, ...): (batch,), 0 where the points are one.
 
     In float64 the quotient of two points that are not too close is exact to many digits: it needs no derivative, so kinks, where
     what automatic differentiation returns need not be a derivative, cannot make it too large.
@@ -46,8 +47,8 @@ def steepest_pairs(
 ) -> Pairs:
     """Search for pairs of points between which a function is steep, from each pair of a batch (Section 5.3 of the paper).
 
-    Each pair ascends |f(a) - f(b)| / ||a - b||: its direction turns towards the gradient at both ends, its middle moves to where
-    the two gradients agree less, and it shrinks from its first length to `closest`. The gradient at one point is the limit of
+    Each pair ascends ``|f(a) - f(b)| / ||a - b||``: its direction turns towards the gradient at both ends, its middle moves to
+    where the two gradients agree less, and it shrinks from its first length to `closest`. The gradient at one point is the limit of
     this; but where f is linear in pieces, the length of a gradient has no slope to climb, and pairs that are far apart see
     over the pieces. Of all pairs on the way the steepest is kept.
 

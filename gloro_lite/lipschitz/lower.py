@@ -48,9 +48,9 @@ def steepest_pairs(
     """Search for pairs of points between which a function is steep, from each pair of a batch (Section 5.3 of the paper).
 
     Each pair ascends ``|f(a) - f(b)| / ||a - b||``: its direction turns towards the gradient at both ends, its middle moves to
-    where the two gradients agree less, and it shrinks from its first length to `closest`. The gradient at one point is the limit of
-    this; but where f is linear in pieces, the length of a gradient has no slope to climb, and pairs that are far apart see
-    over the pieces. Of all pairs on the way the steepest is kept.
+    where the two gradients agree less, and it shrinks from its first length to `closest`. The gradient at one point is the
+    limit of this; but where f is linear in pieces, the length of a gradient has no slope to climb, and pairs that are far apart
+    see over the pieces. Of all pairs on the way the steepest is kept.
 
     Args:
         function: maps (batch, ...) to (batch,), each output depending on its own input alone; a margin y_j - y_i, say.

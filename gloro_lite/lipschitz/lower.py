@@ -54,7 +54,8 @@ def steepest_pairs(
 
     Args:
         function: maps (batch, ...) to (batch,), each output depending on its own input alone; a margin y_j - y_i, say.
-        a, b: (batch, ...), the starts; different points.
+        a: (batch, ...), the first point of each start.
+        b: (batch, ...), the second, which must not be the same.
         steps: of the ascent, >= 0.
         closest: the distance that pairs shrink to, in input units; pairs that start closer keep their distance.
         radius: keeps both points of each pair within this l2 distance of the middle of its start: a lower bound on the local

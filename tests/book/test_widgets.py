@@ -201,7 +201,7 @@ def test_a_swipe_scrolls_the_page(widget, opened):
     found = opened(widget, viewport={"width": PHONE, "height": 700}, has_touch=True)
     pictures = found.locator("canvas, svg[role=img]")
     canvas = pictures.first
-    canvas.evaluate("(e) => e.scrollIntoView({block: 'center'})")
+    canvas.evaluate("(e) => e.scrollIntoView({block: 'center', behavior: 'instant'})")
     found.page.wait_for_timeout(200)
     box = canvas.bounding_box()
     before = found.page.evaluate("window.scrollY")
@@ -377,7 +377,7 @@ def test_a_tap_puts_the_point_and_a_finger_on_it_drags(opened):
     widget = opened("MarginExplorer", viewport={"width": PHONE, "height": 700}, has_touch=True)
     gloro = panel(widget, "gloro")
     canvas = gloro.locator("canvas")
-    canvas.evaluate("(e) => e.scrollIntoView({block: 'center'})")
+    canvas.evaluate("(e) => e.scrollIntoView({block: 'center', behavior: 'instant'})")
     widget.page.wait_for_timeout(200)
     box = canvas.bounding_box()
     widget.page.touchscreen.tap(*at(box, 0.5, 0.8))
@@ -579,12 +579,12 @@ def test_taps_on_the_playground_do_what_drags_do(opened):
     state = model("VoronoiPlayground")
     widget = opened("VoronoiPlayground", viewport={"width": PHONE, "height": 800}, has_touch=True)
     canvas = widget.locator("canvas")
-    canvas.evaluate("(e) => e.scrollIntoView({block: 'start'})")
+    canvas.evaluate("(e) => e.scrollIntoView({block: 'start', behavior: 'instant'})")
     widget.page.wait_for_timeout(200)
     check = partial(playground_agrees, widget, state["epsilon"])
 
     def tap(x, y):
-        canvas.evaluate("(e) => e.scrollIntoView({block: 'center'})")
+        canvas.evaluate("(e) => e.scrollIntoView({block: 'center', behavior: 'instant'})")
         widget.page.wait_for_timeout(100)
         widget.page.touchscreen.tap(*at(canvas.bounding_box(), x, y))
         return check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -59,6 +60,16 @@ def check_epsilon(epsilon: float) -> float:
 def certificate(prediction: Tensor, radius: Tensor, epsilon: float, guarantee: str = "exact") -> Certificate:
     """Compare radii with epsilon. Strictly: at radius = epsilon some point at distance epsilon may tie."""
     return Certificate(prediction.where(radius > check_epsilon(epsilon), BOTTOM), radius, prediction, guarantee)
+
+
+def joined(parts: Sequence[Certificate]) -> Certificate:
+    """The certificates of a batch that was certified in parts, one at least, by one guarantee."""
+    return Certificate(
+        label=torch.cat([part.label for part in parts]),
+        radius=torch.cat([part.radius for part in parts]),
+        prediction=torch.cat([part.prediction for part in parts]),
+        guarantee=parts[0].guarantee,
+    )
 
 
 def certified_radius(logits: Tensor, constants: Tensor, error: Tensor | float = 0.0, growth: Tensor | float = 0.0) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon
+from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
 from gloro_lite.net import GloroNet
+
+EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+"""Verified-robust accuracy is also recorded at these multiples of a run's epsilon."""
 
 
 class Report(NamedTuple):
@@ -40,12 +43,7 @@ def certify(
     """
     check_images(x)
     parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
-    return Certificate(
-        label=torch.cat([part.label for part in parts]),
-        radius=torch.cat([part.radius for part in parts]),
-        prediction=torch.cat([part.prediction for part in parts]),
-        guarantee=parts[0].guarantee,
-    )
+    return joined(parts)
 
 
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:
@@ -80,6 +78,18 @@ def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
         raise ValueError("epsilons must be a tensor (k,) of finite radii, none negative")
     verified = certificate.radius.where(certificate.prediction == y.to(certificate.radius.device), 0.0)
     return (verified[None, :] > epsilons.to(verified)[:, None]).double().mean(dim=1)
+
+
+def figures(certificate: Certificate, y: Tensor, epsilon: float) -> dict[str, Any]:
+    """What the record of a run says of its test set, labels y (n,): accuracy, verified-robust accuracy at the certificate's
+    epsilon, and at each of `EPSILON_FRACTIONS` of it; fractions."""
+    epsilons = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64) * epsilon
+    curve = vra_curve(certificate, y, epsilons).tolist()
+    return {
+        "test_accuracy": (certificate.prediction == y).double().mean().item(),
+        "test_vra": (certificate.label == y).double().mean().item(),
+        "vra_at": {repr(round(e, 6)): vra for e, vra in zip(epsilons.tolist(), curve, strict=True)},
+    }
 
 
 def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +50,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
+
+
+def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
+    """A table as CSV, in UTF-8, with lines that end as on Unix."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 @contextlib.contextmanager

@@ -58,6 +58,12 @@ def names() -> list[str]:
     return sorted(found)
 
 
+def runs(root: Path | None = None) -> list[str]:
+    """The finished runs of recipes in a folder of results, `CHECKOUT` by default: `<recipe>/seed-<n>`, in alphabetical order."""
+    root = root or CHECKOUT
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/seed-*/result.json"))
+
+
 def folder(run: str | Path) -> Path:
     """The folder of a run: `result.json`, `model.safetensors` and, but for those of an installed wheel, its other files.
 

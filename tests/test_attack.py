@@ -93,7 +93,7 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     monkeypatch.setattr(attack, "STORED", tmp_path)
     monkeypatch.setattr(attack.stored, "folder", lambda run: tmp_path / run)
     assert attack.due({}, SETTINGS) == ["one/seed-0"]
-    known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.digest(folder)}}
+    known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.weights_digest(folder)}}
     assert attack.due(known, SETTINGS) == []
     assert attack.due(known, attack.SETTINGS) == ["one/seed-0"]
     (folder / "model.safetensors").write_bytes(b"others")
@@ -105,7 +105,7 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
         (other / "model.safetensors").write_bytes(b"weights")
     assert attack.due({}, SETTINGS) == ["lmt/row/seed-0", "one/seed-0"]  # a vote cannot be attacked
     shutil.rmtree(tmp_path / "lmt")
-    found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.digest(folder)}
+    found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.weights_digest(folder)}
     monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: found)
     assert attack.main([]) == 0 and list(json.loads((tmp_path / "attacks.json").read_text())) == ["one/seed-0"]
     assert attack.main([]) == 0  # nothing is left to do

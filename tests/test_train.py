@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gloro_lite import GloroNet, MinMax, Normalize, networks, serialization
+from gloro_lite import GloroNet, MinMax, Normalize, networks, provenance, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.lipschitz import linear_operator
@@ -514,9 +514,9 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path, monkeypatch):
 
 
 def test_an_installed_package_records_no_commit_of_the_repository_around_it(monkeypatch):
-    assert results._commit()
-    monkeypatch.setattr(results, "checkout", lambda: None)
-    assert results._commit() is None
+    assert provenance.commit()
+    monkeypatch.setattr(provenance, "checkout", lambda: None)
+    assert provenance.commit() is None
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from browser import SETTLE, WIDGETS, drawn, launched, page_of, selector, served
 
-from gloro_lite.train.results import device_name
+from gloro_lite.provenance import device_name
 
 TARGET = Path(__file__).resolve().parents[2] / "data" / "widgets.json"
 LOADS = 5

@@ -73,8 +73,8 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
 def stored_runs(results: Path) -> dict[str, list[Record]]:
     """What each stored run's result.json says, by recipe and in the order of the seeds."""
     runs: dict[str, list[Record]] = {}
-    for path in results.glob("*/seed-*/result.json"):
-        runs.setdefault(path.parts[-3], []).append(stored.record(path.parent))
+    for run in stored.runs(results):
+        runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run))
     return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 
-import torch
-
 from gloro_lite import stored
-from gloro_lite.certificate import BOTTOM, GUARANTEES
+from gloro_lite.certificate import BOTTOM, GUARANTEES, joined
 from gloro_lite.cli import arguments, images
-from gloro_lite.files import write_atomically
+from gloro_lite.files import table, write_atomically
 
 _BATCH = 500
 
@@ -59,9 +55,7 @@ def run(options: argparse.Namespace) -> int:
     epsilon = net.epsilon if options.epsilon is None else options.epsilon
     own = images.read(options.images, net.input_shape, net.classes)
     parts = [net.certify(images.unit(x), epsilon, guarantee=options.guarantee) for x in own.x.split(_BATCH)]
-    label = torch.cat([part.label for part in parts])
-    prediction = torch.cat([part.prediction for part in parts])
-    radii = torch.cat([part.radius for part in parts])
+    label, radii, prediction, _ = joined(parts)
 
     columns: dict[str, list[object]] = {"file" if Path(options.images).expanduser().is_dir() else "index": list(own.names)}
     if own.y is not None:
@@ -69,14 +63,11 @@ def run(options: argparse.Namespace) -> int:
     columns["prediction"] = prediction.tolist()
     columns["certified"] = ["bottom" if value == BOTTOM else value for value in label.tolist()]
     columns["radius"] = radii.tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    text = table(columns, zip(*columns.values(), strict=True))
     if output is None:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(text.decode())
     else:
-        write_atomically(output, text.getvalue().encode())
+        write_atomically(output, text)
 
     certified = int((label != BOTTOM).sum())
     summary = f"{certified} of {len(label)} images certified at epsilon {epsilon:.6g}, {len(label) - certified} given bottom"

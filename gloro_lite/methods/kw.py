@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.certificate import Certificate, check_epsilon
+from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
@@ -165,12 +165,7 @@ def certify(
     """
     layers = chain(network, input_shape)
     parts = [_certify(layers, part, epsilon, steps) for part in check_inputs(layers, x).split(batch_size)]
-    return Certificate(
-        torch.cat([part.label for part in parts]),
-        torch.cat([part.radius for part in parts]),
-        torch.cat([part.prediction for part in parts]),
-        parts[0].guarantee,
-    )
+    return joined(parts)
 
 
 def _certify(layers: list[Stage], points: Tensor, epsilon: float | None, steps: int) -> Certificate:

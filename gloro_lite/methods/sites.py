@@ -13,15 +13,9 @@ where it was. Training needs torch alone; the command needs what `gloro_lite.dat
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import hashlib
-import io
 import json
 import math
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_lite.certificate import Certificate, check_epsilon
-from gloro_lite.files import replacing, write_atomically
+from gloro_lite.certificate import Certificate, check_epsilon, joined
+from gloro_lite.evaluate import figures
+from gloro_lite.files import replacing, table, write_atomically
+from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
 from gloro_lite.voronoi import SiteClassifier, check_sites
 
 
@@ -144,14 +140,7 @@ class Sites(nn.Module):
         ]
         if not parts:
             return classifier.certify_by_bisectors(x, epsilon)
-        return Certificate(
-            *(torch.cat(column) if torch.is_tensor(column[0]) else column[0] for column in zip(*parts, strict=True))
-        )
-
-
-def _joined(parts: list[Certificate]) -> Certificate:
-    columns = zip(*parts, strict=True)
-    return Certificate(*(torch.cat(column) if torch.is_tensor(column[0]) else column[0] for column in columns))
+        return joined(parts)
 
 
 def sites_of(indices: Tensor, places: Tensor) -> Tensor:
@@ -424,9 +413,6 @@ SHOWN = 4
 TIMED = 200
 """Test images that are certified once more, to see what each form costs."""
 
-EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-"""Verified-robust accuracy is also reported at these multiples of epsilon."""
-
 
 def write(
     sites: Sites,
@@ -453,62 +439,50 @@ def write(
 
     Returns: what is in `result.json`.
     """
-    from importlib.metadata import version
-
     from safetensors.torch import save
 
     x, y = test.images(), test.y
-    fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64) * settings.epsilon
     classifier = sites.classifier()
     parts = [classifier.certificates(part, settings.epsilon, box=(0.0, 1.0)) for part in x.split(5000)]
     certificates = {"before": before.certify(x, settings.epsilon)}
-    certificates |= {form: _joined([part[form] for part in parts]) for form in parts[0]}
-    figures = {}
-    for form, c in certificates.items():
-        radius = c.radius.where(c.prediction == y, 0.0)
-        figures[form] = {
-            "test_accuracy": (c.prediction == y).double().mean().item(),
-            "test_vra": (c.label == y).double().mean().item(),
-            "vra_at": {repr(round(e, 6)): (radius > e).double().mean().item() for e in fractions.tolist()},
-        }
+    certificates |= {form: joined([part[form] for part in parts]) for form in parts[0]}
+    found = {form: figures(c, y, settings.epsilon) for form, c in certificates.items()}
     options = {"bisectors": {}, "cells": {"form": "cells"}, "cells_in_box": {"form": "cells", "box": (0.0, 1.0)}}
     for form, option in options.items():
         begin = time.process_time()
         few = sites.certify(x[:TIMED], settings.epsilon, **option)
-        figures[form]["processor_seconds_per_image"] = (time.process_time() - begin) / len(few.label)
+        found[form]["processor_seconds_per_image"] = (time.process_time() - begin) / len(few.label)
     chosen = max(range(len(history)), key=lambda k: history[k]["vra"]) if history else None
     result = {
         "recipe": f"sites/{folder.parent.name}",
         "seed": seed,
         "epsilon": settings.epsilon,
-        "test_accuracy": figures["cells"]["test_accuracy"],
-        "test_vra": figures["cells"]["test_vra"],
-        "test_vra_in_box": figures["cells_in_box"]["test_vra"],
+        "test_accuracy": found["cells"]["test_accuracy"],
+        "test_vra": found["cells"]["test_vra"],
+        "test_vra_in_box": found["cells_in_box"]["test_vra"],
         "validation_vra": history[chosen]["vra"] if history else None,
         "train_vra": (signed_radii(sites, Data(train.x[:5000], train.y[:5000])) > settings.epsilon).double().mean().item(),
-        "forms": figures,
+        "forms": found,
         "chosen_epoch": chosen,
         "epochs": epochs,
         "seconds": sum(row["seconds"] for row in history),
         "sites": len(sites.sites),
         "test_images": len(y),
-        "data_sha256": hashlib.sha256(test.x.contiguous().numpy().tobytes() + y.long().numpy().tobytes()).hexdigest(),
-        "device": _processor(),
+        "data_sha256": data_digest(test.x, y),
+        "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("gloro-lite", "torch", "numpy", "safetensors")}
-        | {"python": platform.python_version(), "commit": _commit()},
+        "versions": versions("numpy", "safetensors"),
         "settings": dataclasses.asdict(settings) | {"cap": None if math.isinf(settings.cap) else settings.cap},
     }
     shown = torch.cat([(sites.labels == label).nonzero().flatten()[:SHOWN] for label in sites.labels.unique()])
     state = {"sites": sites.sites.detach().contiguous(), "labels": sites.labels, "before": before.sites.detach()[shown]}
-    weights = save(state, {"format": "pt", "epsilon": repr(settings.epsilon)})
-    result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
-    write_atomically(folder / "model.safetensors", weights)
-    write_atomically(folder / "history.csv", _csv(history[0].keys(), (row.values() for row in history)) if history else b"")
+    write_atomically(folder / "model.safetensors", save(state, {"format": "pt", "epsilon": repr(settings.epsilon)}))
+    result["weights_sha256"] = weights_digest(folder)
+    write_atomically(folder / "history.csv", table(history[0].keys(), (row.values() for row in history)) if history else b"")
     for name, form in (("certificates", "cells"), ("certificates_in_box", "cells_in_box"), ("certificates_before", "before")):
         c = certificates[form]
         rows = zip(range(len(y)), y.tolist(), c.prediction.tolist(), c.radius.tolist(), strict=True)
-        write_atomically(folder / f"{name}.csv", _csv(("index", "label", "prediction", "radius"), rows))
+        write_atomically(folder / f"{name}.csv", table(("index", "label", "prediction", "radius"), rows))
     # Last: where it stands, the others do.
     write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     return result
@@ -526,31 +500,6 @@ def load_sites(path: str | Path) -> Sites:
         return Sites(state["sites"], state["labels"])
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path} holds no sites with labels ({error}): it must be a file that this module wrote") from error
-
-
-def _csv(header, rows) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that runs, with a + where its files differ from it; None without git or a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude", "*"]
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    """The processor's own name, for the record."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
-    return f"{models[0]} ({os.cpu_count()} cores seen)" if models else platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> dict:

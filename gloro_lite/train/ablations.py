@@ -25,9 +25,10 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name
 from gloro_lite.precision import exact_float32
+from gloro_lite.provenance import machine
 from gloro_lite.stored import renamed
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, machine, run_folder
+from gloro_lite.train.results import STORED, run_folder
 from gloro_lite.train.trainer import Trainer
 
 TARGET = STORED.parent / "ablations.json"

@@ -26,7 +26,7 @@ from gloro_lite.fit import fit
 from gloro_lite.losses import by_name
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
-from gloro_lite.train.results import machine
+from gloro_lite.provenance import machine
 from gloro_lite.train.tightness import Search, by_layer, global_slopes, margin, write
 
 OUTPUT = home() / "activations.json"

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gloro_lite import attack_suite, attacks, networks, stored
+from gloro_lite import attack_suite, attacks, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import home, write_atomically
 from gloro_lite.net import GloroNet
+from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train import rivals
+from gloro_lite.train.console import add_data
 from gloro_lite.train.recipes import find
-from gloro_lite.train.results import STORED, machine
+from gloro_lite.train.results import STORED
 
 OUTPUT = home() / "attacks.json"
 SETTINGS = {
@@ -133,7 +133,7 @@ def attack_run(run: str, settings: dict, root: str | None = None) -> dict:
         "epsilon": net.epsilon,
         **found,
         "settings": settings,
-        "weights_sha256": digest(folder),
+        "weights_sha256": weights_digest(folder),
         "seconds": round(time.perf_counter() - start, 1),
         "machine": machine(torch.device("cpu")),
     }
@@ -149,24 +149,7 @@ def load(run: str) -> tuple[GloroNet, str]:
         return stored.load(run), record["settings"]["dataset"]
     if record["method"] == "smoothing":
         raise ValueError(f"{run} certifies a vote over noisy copies: attacking its network says nothing of that")
-    from safetensors.torch import load_file
-
-    settings, dataset = record["settings"], find(record["settings"]["row"]).dataset
-    shape, classes = benchmarks.INFO[dataset][:2]
-    network = networks.build(
-        settings["network"],
-        shape,
-        classes,
-        activation=rivals.METHODS[record["method"]].activation,
-        initialisation="pytorch",
-    )
-    network.load_state_dict(load_file(stored.folder(run) / "model.safetensors"))
-    return GloroNet(network, shape, record["epsilon"]).eval(), dataset
-
-
-def digest(folder: Path) -> str:
-    """The SHA-256 of a run's weights."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return rivals.load(stored.folder(run)), find(record["settings"]["row"]).dataset
 
 
 def due(known: dict, settings: dict) -> list[str]:
@@ -177,14 +160,14 @@ def due(known: dict, settings: dict) -> list[str]:
         paths += STORED.glob(f"{method}/*/seed-0/model.safetensors") if method != "smoothing" else []
     runs = sorted(path.parent.relative_to(STORED).as_posix() for path in paths)
     done = [run for run, found in known.items() if found["settings"] == settings]
-    return [run for run in runs if run not in done or known[run]["weights_sha256"] != digest(stored.folder(run))]
+    return [run for run in runs if run not in done or known[run]["weights_sha256"] != weights_digest(stored.folder(run))]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 where a certificate broke and after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.attack", description="Attack stored nets within epsilon.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="mnist-0.3/seed-0 (default: each recipe's first that is due)")
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    add_data(parser)
     for name, value in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)

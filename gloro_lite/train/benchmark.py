@@ -24,9 +24,10 @@ from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.layers import MinMax
 from gloro_lite.precision import exact_float32
+from gloro_lite.provenance import machine
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, machine
+from gloro_lite.train.results import STORED
 from gloro_lite.train.trainer import Trainer, pixels
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}

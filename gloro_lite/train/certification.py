@@ -26,8 +26,8 @@ from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import home, write_atomically
 from gloro_lite.methods import bcp, kw, local, smoothing
 from gloro_lite.methods.sites import SiteClassifier
+from gloro_lite.provenance import machine
 from gloro_lite.train import memory
-from gloro_lite.train.results import machine
 
 OUTPUT = home() / "certification_costs.json"
 METHODS = ("forward", "gloro", "bcp", "local", "kw", "smoothing", "sites")

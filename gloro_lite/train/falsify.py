@@ -14,7 +14,6 @@ thrown away. Needs safetensors and, for AutoAttack, the extra `attacks`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -28,14 +27,11 @@ from torch import Tensor, nn
 from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import home, write_atomically
-from gloro_lite.lipschitz.nodes import Affine
-from gloro_lite.lipschitz.norms import Proven
-from gloro_lite.lipschitz.program import Program
-from gloro_lite.lipschitz.rounding import Upper
 from gloro_lite.methods.sites import load_data, load_sites
-from gloro_lite.net import GloroNet, _head
+from gloro_lite.net import GloroNet
+from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train import searches
-from gloro_lite.train.results import machine
+from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.searches import Target
 
 OUTPUT = home() / "falsification.json"
@@ -53,9 +49,7 @@ SEARCHES: dict[str, Callable[..., dict]] = {
 def names() -> list[str]:
     """All stored models, as `<recipe>/seed-<n>` and `sites/<run>/seed-<n>`; and the linear classifier of `at_the_boundary`."""
     root = stored.CHECKOUT
-    nets = [path.parent for path in root.glob("*/seed-*/result.json")]
-    sites = [path.parent for path in root.glob("sites/*/seed-*/result.json")]
-    return [path.relative_to(root).as_posix() for path in sorted(nets) + sorted(sites)] + ["linear"]
+    return [*stored.runs(root), *(f"sites/{run}" for run in stored.runs(root / "sites")), "linear"]
 
 
 def full_name(name: str) -> str:
@@ -67,23 +61,8 @@ def full_name(name: str) -> str:
     return full
 
 
-class _Believed(Proven):
-    """Norms that a run's record holds, which `data/checker` proves by other means; what it does not hold is proven here."""
-
-    def __init__(self, norms: dict[str, float]):
-        super().__init__()
-        self._believed = norms
-
-    def operator(self, node: Affine) -> Upper:
-        return Upper(self._believed[node.name]) if node.name in self._believed else super().operator(node)
-
-
-def of_net(net: GloroNet, norms: dict[str, float] | None = None) -> Target:
-    """A net as a target. With `norms`, by layer, as its record has them, they are not proven anew, which takes minutes."""
-    if norms:
-        program = Program(net.network, net.input_shape)
-        program._proven = _Believed(norms)
-        net._program = (program, _head(program, net.tight), net.tight)
+def of_net(net: GloroNet) -> Target:
+    """A net as a target."""
     return Target(
         net.logits,
         lambda x: net.program().network(x.double()),
@@ -165,8 +144,7 @@ def targets(name: str, root: str | None) -> tuple[dict[str, Target], Tensor]:
         kinds = {"cells": None, "in the box": (0.0, 1.0)}
         return {k: of_sites(folder / "model.safetensors", result["epsilon"], box) for k, box in kinds.items()}, test.images()
     test = benchmarks.load(result["settings"]["dataset"], root).test
-    norms = result.get("layer_norms") if result.get("weights_sha256") == digest(name) else None
-    return {"": of_net(stored.load(name), norms)}, test.x.float() / 255
+    return {"": of_net(stored.load(name))}, test.x.float() / 255
 
 
 def recorded(again: bool, chosen: list[str]) -> dict[str, Any]:
@@ -185,7 +163,7 @@ def digest(name: str) -> str | None:
     """SHA-256 of a stored model's weights; None for the linear classifier, which is made from its seed."""
     if name == "linear":
         return None
-    return hashlib.sha256((stored.CHECKOUT / name / "model.safetensors").read_bytes()).hexdigest()
+    return weights_digest(stored.CHECKOUT / name)
 
 
 def false_certificates(attacked: dict[str, Any]) -> Iterator[str]:
@@ -197,43 +175,40 @@ def false_certificates(attacked: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}, {kind}: {wrong} false certificates, slopes up to {counts.get('slope', 0.0)} of their bound"
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0 when no certificate broke, 1 when one did or after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.train.falsify", description="Attack the stored models' certificates."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="stored models, <recipe>[/seed-<n>], or linear (default: all)")
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    add_data(parser)
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="default: all of them")
     parser.add_argument("--images", type=int, metavar="N", help="look at the first N test images in each search")
     parser.add_argument("--again", action="store_true", help="attack anew what the record already holds")
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 2:
         parser.error("--images takes a number from 2 up")
-    try:
-        chosen = [full_name(name) for name in options.names] or names()
-        attacked = recorded(options.again, chosen)
-        for name in chosen:
-            entry = attacked.setdefault(name, {"weights_sha256": digest(name), "searches": {}})
-            todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in entry["searches"])]
-            if name == "linear":
-                todo = [] if entry["searches"] else ["boundary"]
-            loaded = targets(name, options.data) if todo and name != "linear" else ({"": None}, None)
-            for kind in todo:
-                for part, target in loaded[0].items():
-                    if part == "in the box" and kind in ("pairs", "rounding"):
-                        continue  # Definition 2 is about all inputs
-                    count = options.images or IMAGES.get(name, {}).get(kind, SIZES.get(kind, 0))
-                    started = time.process_time()
-                    counts = at_the_boundary() if target is None else search(target, kind, loaded[1][:count])
-                    counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
-                    entry["searches"][f"{kind}, {part}" if part else kind] = counts
-                    print(name, part, kind, json.dumps(counts), flush=True)
-                    order = {k: attacked[k] for k in names() if k in attacked}
-                    write_atomically(OUTPUT, (json.dumps({"attacked": order}, indent=2) + "\n").encode())
-    except (ValueError, OSError, ImportError, benchmarks.DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    chosen = [full_name(name) for name in options.names] or names()
+    attacked = recorded(options.again, chosen)
+    for name in chosen:
+        entry = attacked.setdefault(name, {"weights_sha256": digest(name), "searches": {}})
+        todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in entry["searches"])]
+        if name == "linear":
+            todo = [] if entry["searches"] else ["boundary"]
+        loaded = targets(name, options.data) if todo and name != "linear" else ({"": None}, None)
+        for kind in todo:
+            for part, target in loaded[0].items():
+                if part == "in the box" and kind in ("pairs", "rounding"):
+                    continue  # Definition 2 is about all inputs
+                count = options.images or IMAGES.get(name, {}).get(kind, SIZES.get(kind, 0))
+                started = time.process_time()
+                counts = at_the_boundary() if target is None else search(target, kind, loaded[1][:count])
+                counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
+                entry["searches"][f"{kind}, {part}" if part else kind] = counts
+                print(name, part, kind, json.dumps(counts), flush=True)
+                order = {k: attacked[k] for k in names() if k in attacked}
+                write_atomically(OUTPUT, (json.dumps({"attacked": order}, indent=2) + "\n").encode())
     wrong = list(false_certificates(attacked))
     print("\n".join(wrong) or "no certificate broke")
     return int(bool(wrong))

@@ -20,7 +20,8 @@ from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
 from gloro_lite.files import home, write_atomically
 from gloro_lite.net import GloroNet
-from gloro_lite.train.results import machine
+from gloro_lite.provenance import machine
+from gloro_lite.train.console import add_data, reports_errors
 
 OUTPUT = home() / "guarantees.json"
 
@@ -50,28 +51,22 @@ def losses(net: GloroNet, test: Images, *, batch_size: int = 500) -> dict[str, f
     }
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.guarantees", description="What rounding costs stored nets.")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
     )
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    add_data(parser)
     options = parser.parse_args(arguments)
     load = lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, options.data).test)
-    everything = [f"{path.parts[-3]}/{path.parts[-2]}" for path in sorted(stored.CHECKOUT.glob("*/seed-*/result.json"))]
-    try:
-        for run in options.runs or everything:
-            if "network" not in json.loads((stored.folder(run) / "result.json").read_text(encoding="utf-8"))["settings"]:
-                continue  # sites, which have no network
-            row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-            print(run, row, flush=True)
-            known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-            record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
-            write_atomically(OUTPUT, (json.dumps(record, indent=2) + "\n").encode())
-    except (ValueError, OSError, benchmarks.DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for run in options.runs or stored.runs():
+        row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
+        print(run, row, flush=True)
+        known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
+        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
+        write_atomically(OUTPUT, (json.dumps(record, indent=2) + "\n").encode())
     return 0
 
 

@@ -22,8 +22,9 @@ import torch
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_atomically
 from gloro_lite.precision import exact_float32
+from gloro_lite.provenance import machine
 from gloro_lite.train.recipes import PRECISIONS, find
-from gloro_lite.train.results import STORED, machine
+from gloro_lite.train.results import STORED
 from gloro_lite.train.trainer import Trainer, pixels
 
 TARGET = STORED.parent / "precisions.json"

@@ -9,30 +9,27 @@ from functools import lru_cache
 from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.train import results
+from gloro_lite.train.console import add_data, reports_errors
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.recertify", description=__doc__.partition(":")[0] + ".")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a stored run, mnist-0.3/seed-0 say, or a folder (default: all stored runs)"
     )
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    add_data(parser)
     options = parser.parse_args(arguments)
     load = lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, options.data).test)
-    runs = options.runs or [f"{path.parts[-3]}/{path.parts[-2]}" for path in sorted(stored.CHECKOUT.glob("*/seed-*/result.json"))]
-    try:
-        for run in runs:
-            folder = stored.folder(run)
-            before = results.read(folder / "result.json")
-            if "network" not in before["settings"]:
-                print(f"{run}: no GloRo Net, left as it is")
-                continue
-            after = results.recertify(folder, stored.load(folder), load(before["settings"]["dataset"]))
-            print(f"{run}: verified {before['test_vra']:.4f} before, {after['test_vra']:.4f} now", flush=True)
-    except (ValueError, OSError, benchmarks.DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for run in options.runs or stored.runs():
+        folder = stored.folder(run)
+        before = results.read(folder / "result.json")
+        if "network" not in before["settings"]:
+            print(f"{run}: no GloRo Net, left as it is")
+            continue
+        after = results.recertify(folder, stored.load(folder), load(before["settings"]["dataset"]))
+        print(f"{run}: verified {before['test_vra']:.4f} before, {after['test_vra']:.4f} now", flush=True)
     return 0
 
 

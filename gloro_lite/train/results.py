@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import io
 import json
-import os
-import platform
 import statistics
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,18 +12,16 @@ import torch
 from gloro_lite import serialization
 from gloro_lite.certificate import Certificate
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.evaluate import certify, vra_curve
-from gloro_lite.files import checkout, home, write_atomically
+from gloro_lite.evaluate import certify, figures
+from gloro_lite.files import home, table, write_atomically
 from gloro_lite.net import GloroNet
+from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
 from gloro_lite.stored import FORMAT, migrated
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import FinishedRun
 
 STORED = home() / "results"
 """Where the results of runs are kept: in a checkout of the project its `data/results`, else `results` in the working folder."""
-
-EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-"""Verified-robust accuracy is also reported at these multiples of the recipe's epsilon."""
 
 
 def read(path: Path) -> dict:
@@ -47,15 +38,6 @@ def read(path: Path) -> dict:
 def run_folder(recipe: str, seed: int) -> Path:
     """Where a recipe's run of that seed is stored, by the recipe's name."""
     return STORED / recipe / f"seed-{seed}"
-
-
-def machine(device: torch.device) -> dict:
-    """What figures that are no run's results were measured on, for the record."""
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
 
 
 def write(run: FinishedRun, test: Images, folder: Path) -> dict:
@@ -90,11 +72,11 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
         "threads": torch.get_num_threads(),
         "compiled": run.compiled,
         "arithmetic": run.arithmetic._asdict(),
-        "versions": versions(),
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "versions": _versions(),
+        "weights_sha256": weights_digest(folder),
         "settings": dataclasses.asdict(recipe),
     }
-    write_atomically(folder / "history.csv", _csv(run.history[0].keys(), (row.values() for row in run.history)))
+    write_atomically(folder / "history.csv", table(run.history[0].keys(), (row.values() for row in run.history)))
     write_certificates(folder, certificate, test, result)
     return result
 
@@ -107,8 +89,7 @@ def recertify(folder: Path, net: GloroNet, test: Images) -> dict:
     """
     result = read(folder / "result.json")
     certificate, proven = _certified(net, test, result["epsilon"])
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    result = {**result, **proven, "weights_sha256": digest, "certified": versions()}
+    result = {**result, **proven, "weights_sha256": weights_digest(folder), "certified": _versions()}
     write_certificates(folder, certificate, test, result)
     return result
 
@@ -117,16 +98,12 @@ def _certified(net: GloroNet, test: Images, epsilon: float) -> tuple[Certificate
     """The test set's certificates, and what `result.json` says of them and of the bound that they rest on."""
     x, y = test.x.cpu().float() / 255, test.y.cpu()
     certificate = certify(net, x, epsilon)
-    fractions = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64)
-    curve = vra_curve(certificate, y, fractions * epsilon)
     return certificate, {
-        "test_accuracy": (certificate.prediction == y).double().mean().item(),
-        "test_vra": (certificate.label == y).double().mean().item(),
-        "vra_at": {repr(round(float(f) * epsilon, 6)): float(v) for f, v in zip(fractions, curve, strict=True)},
+        **figures(certificate, y, epsilon),
         "guarantee": certificate.guarantee,
         "lipschitz_upper": net.margin_constants().max().item(),
         "layer_norms": net.program().norms,
-        "data_sha256": data_digest(test),
+        "data_sha256": data_digest(test.x, test.y),
     }
 
 
@@ -134,23 +111,13 @@ def write_certificates(folder: Path, certificate: Certificate, test: Images, res
     """Write `certificates.csv`, a row an image, and then `result.json`."""
     labels = test.y.tolist()
     rows = zip(range(len(labels)), labels, certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
-    write_atomically(folder / "certificates.csv", _csv(("index", "label", "prediction", "radius"), rows))
+    write_atomically(folder / "certificates.csv", table(("index", "label", "prediction", "radius"), rows))
     # Last: where it stands, the others do.
     write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def versions() -> dict:
-    """Of what decides a run's figures, for the record, with the commit."""
-    packages = ("gloro-lite", "torch", "torchvision", "numpy", "safetensors")
-    return {name: version(name) for name in packages} | {"python": platform.python_version(), "commit": _commit()}
-
-
-def data_digest(images: Images) -> str:
-    """The SHA-256 of a split: its images as uint8, image by image, (channels, height, width) each, then its labels as
-    little-endian int64."""
-    digest = hashlib.sha256(images.x.cpu().contiguous().numpy().tobytes())
-    digest.update(images.y.cpu().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
+def _versions() -> dict:
+    return versions("torchvision", "numpy", "safetensors")
 
 
 @torch.no_grad()
@@ -158,35 +125,3 @@ def _estimates(net: GloroNet) -> dict:
     """What the training bound says, once more converged: the body's, and the largest margin constant."""
     body = net.converge()
     return {"lipschitz_estimate": net.estimate().max().item(), "body_estimate": body}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that runs, with a + where its files differ from it; None without git or a checkout."""
-    root = checkout()
-    if root is None or not (root / ".git").exists():
-        return None  # git would tell of whatever repository is around
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude", "*"]
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _csv(header, rows) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def device_name(device: torch.device) -> str:
-    """The processor's or GPU's own name, for the record."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores seen)"
-    return platform.processor() or platform.machine()

@@ -11,24 +11,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gloro_lite import networks
-from gloro_lite.certificate import Certificate
-from gloro_lite.datasets.benchmarks import INFO, Benchmark, DataError, Images, load
-from gloro_lite.evaluate import vra_curve
+from gloro_lite.certificate import Certificate, joined
+from gloro_lite.datasets import benchmarks
+from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
+from gloro_lite.evaluate import figures
 from gloro_lite.files import write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
+from gloro_lite.net import GloroNet
+from gloro_lite.provenance import data_digest, machine, versions, weights_digest
 from gloro_lite.train import results
+from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.trainer import pixels
 
@@ -87,29 +92,45 @@ def _certify_smoothing(network, shape, x, settings, seed):
     return voter.certify(x, settings.epsilon)
 
 
+def _relu_bound(module: ModuleType) -> Rival:
+    """A method whose module bounds ReLU networks, and trains them on that bound."""
+    return Rival(
+        "relu",
+        lambda network, shape, train, settings, seed: module.fit(
+            network, shape, train, settings.train_epsilon, **_common(settings, seed)
+        ),
+        lambda network, shape, x, settings, seed: module.certify(network, shape, x, settings.epsilon),
+    )
+
+
 METHODS: dict[str, Rival] = {
     "lmt": Rival(
         "minmax",
         _fit_lmt,
         lambda network, shape, x, settings, seed: lmt.net(network, shape, settings.epsilon).eval().certify(x, settings.epsilon),
     ),
-    "bcp": Rival(
-        "relu",
-        lambda network, shape, train, settings, seed: bcp.fit(
-            network, shape, train, settings.train_epsilon, **_common(settings, seed)
-        ),
-        lambda network, shape, x, settings, seed: bcp.certify(network, shape, x, settings.epsilon),
-    ),
-    "kw": Rival(
-        "relu",
-        lambda network, shape, train, settings, seed: kw.fit(
-            network, shape, train, settings.train_epsilon, **_common(settings, seed)
-        ),
-        lambda network, shape, x, settings, seed: kw.certify(network, shape, x, settings.epsilon),
-    ),
+    "bcp": _relu_bound(bcp),
+    "kw": _relu_bound(kw),
     "smoothing": Rival("relu", _fit_smoothing, _certify_smoothing),
 }
 """Every rival, by name."""
+
+
+def build(method: str, network: str, dataset: str, *, seed: int = 0) -> nn.Sequential:
+    """A rival's network, by its notation, untrained."""
+    shape, classes = INFO[dataset][:2]
+    return networks.build(network, shape, classes, activation=METHODS[method].activation, seed=seed)
+
+
+def load(folder: Path) -> GloroNet:
+    """The network of a rival's run in a folder, as a GloRo Net at its epsilon, in eval mode."""
+    from safetensors.torch import load_file
+
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    dataset = find(record["settings"]["row"]).dataset
+    network = build(record["method"], record["settings"]["network"], dataset)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return GloroNet(network, INFO[dataset].shape, record["epsilon"]).eval()
 
 
 def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, seed: int = 0, chunk: int = 250) -> dict[str, Any]:
@@ -124,9 +145,7 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
     from safetensors.torch import save
 
     rival, shape = METHODS[settings.method], INFO[recipe.dataset].shape
-    network = networks.build(
-        settings.network, shape, INFO[recipe.dataset].classes, activation=rival.activation, initialisation="orthogonal", seed=seed
-    )
+    network = build(settings.method, settings.network, recipe.dataset, seed=seed)
     train, test = (
         _first(part, count) for part, count in ((data.train, settings.train_images), (data.test, settings.test_images))
     )
@@ -135,20 +154,15 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
     trained = time.perf_counter()
     parts = [rival.certify(network, shape, pixels(part), settings, seed) for part in test.x.split(chunk)]
     done = time.perf_counter()
-    certificate = Certificate(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("label", "radius", "prediction")), parts[0].guarantee
-    )
-    fractions = torch.tensor(results.EPSILON_FRACTIONS, dtype=torch.float64) * settings.epsilon
-    curve = vra_curve(certificate, test.y, fractions).tolist()
-    weights = save({name: value.detach().contiguous() for name, value in network.state_dict().items()}, {"format": "pt"})
+    certificate = joined(parts)
+    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    write_atomically(folder / "model.safetensors", save(state, {"format": "pt"}))
     result = {
         "recipe": f"{settings.method}/{settings.row}",
         "method": settings.method,
         "seed": seed,
         "epsilon": settings.epsilon,
-        "test_accuracy": (certificate.prediction == test.y).double().mean().item(),
-        "test_vra": (certificate.label == test.y).double().mean().item(),
-        "vra_at": {repr(round(e, 6)): vra for e, vra in zip(fractions.tolist(), curve, strict=True)},
+        **figures(certificate, test.y, settings.epsilon),
         "guarantee": certificate.guarantee,
         "test_images": len(test.y),
         "train_images": len(train.y),
@@ -156,13 +170,12 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
         "losses": history,
         "seconds_per_epoch": (trained - start) / settings.epochs,
         "certify_seconds_per_image": (done - trained) / len(test.y),
-        **results.machine(torch.device("cpu")),
-        "versions": results.versions(),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "data_sha256": results.data_digest(test),
+        **machine(torch.device("cpu")),
+        "versions": versions("torchvision", "numpy", "safetensors"),
+        "weights_sha256": weights_digest(folder),
+        "data_sha256": data_digest(test.x, test.y),
         "settings": dataclasses.asdict(settings),
     }
-    write_atomically(folder / "model.safetensors", weights)
     results.write_certificates(folder, certificate, test, result)
     return result
 
@@ -171,6 +184,7 @@ def _first(images: Images, count: int) -> Images:
     return images if not count else Images(images.x[:count], images.y[:count])
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.rivals", description=__doc__.partition("\n")[0])
@@ -184,26 +198,22 @@ def main(arguments: list[str] | None = None) -> int:
         )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    add_data(parser)
     given = parser.parse_args(arguments)
-    try:
-        recipe = find(given.row)
-        settings = Settings(
-            method=given.method,
-            row=given.row,
-            network=given.network or recipe.network,
-            epsilon=recipe.epsilon,
-            train_epsilon=recipe.train_epsilon,
-            **{field: getattr(given, field) for field in _OPTIONS},
-        )
-        folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
-        if (folder / "result.json").exists():
-            raise ValueError(f"{folder} holds a finished run: give another folder with --output")
-        folder.mkdir(parents=True, exist_ok=True)
-        result = run(settings, recipe, load(recipe.dataset, given.data), folder, seed=given.seed)
-    except (ValueError, OSError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    recipe = find(given.row)
+    settings = Settings(
+        method=given.method,
+        row=given.row,
+        network=given.network or recipe.network,
+        epsilon=recipe.epsilon,
+        train_epsilon=recipe.train_epsilon,
+        **{field: getattr(given, field) for field in _OPTIONS},
+    )
+    folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
+    if (folder / "result.json").exists():
+        raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
     print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
     return 0
 

@@ -14,6 +14,7 @@ import torch
 
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import only_one
+from gloro_lite.provenance import device_name
 from gloro_lite.train import distributed, results
 from gloro_lite.train.recipes import RECIPES, Recipe, find
 from gloro_lite.train.trainer import Trainer
@@ -132,7 +133,7 @@ def _announce(trainer: Trainer) -> None:
     recipe, arithmetic, done = trainer.recipe, trainer.step.arithmetic, len(trainer.history)
     if not distributed.is_first():
         return
-    where = f"{results.device_name(trainer.device)}, {torch.get_num_threads()} threads"
+    where = f"{device_name(trainer.device)}, {torch.get_num_threads()} threads"
     muon = f", Muon in {arithmetic.orthogonalisation}" if recipe.optimizer == "muon" else ""
     logger.info("%s, seed %d, on %s: %s", recipe.name, trainer.seed, trainer.device, where)
     logger.info("the network in %s%s; into %s", arithmetic.network, muon, trainer.folder)

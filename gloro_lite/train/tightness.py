@@ -30,7 +30,8 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.files import home, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
 from gloro_lite.precision import exact_float32
-from gloro_lite.train.results import machine
+from gloro_lite.provenance import machine
+from gloro_lite.train.console import add_data, reports_errors
 
 OUTPUT = home() / "tightness.json"
 
@@ -252,30 +253,27 @@ def _read() -> dict:
     return json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"nets": {}}
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.train.tightness", description="Measure how tight the bounds of stored nets are."
     )
     parser.add_argument("runs", nargs="*", metavar="NAME", help="stored nets, NAME or NAME/seed-N (default: all, seed 0)")
-    parser.add_argument("--data", metavar="DIR", help=f"folder of the benchmark images (default: {benchmarks.data_root()})")
+    add_data(parser)
     options = parser.parse_args(arguments)
     exact_float32()
     how = Search()
-    try:
-        for run in options.runs or stored.names():
-            name = run if "/" in run else f"{run}/seed-0"
-            if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
-                print(f"{name}: in {OUTPUT.name} already")
-                continue
-            test = benchmarks.load(stored.record(name)["settings"]["dataset"], options.data).test
-            entry = measure(name, test.x.float() / 255, test.y, how)
-            nets = _read()["nets"] | {name: entry}  # read anew: another process may have added to it
-            write({"nets": dict(sorted(nets.items()))}, OUTPUT)
-            print(f"{name}: upper {entry['upper']:.4g}, lower {entry['lower']:.4g}", flush=True)
-    except (ValueError, OSError, benchmarks.DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for run in options.runs or stored.names():
+        name = run if "/" in run else f"{run}/seed-0"
+        if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
+            print(f"{name}: in {OUTPUT.name} already")
+            continue
+        test = benchmarks.load(stored.record(name)["settings"]["dataset"], options.data).test
+        entry = measure(name, test.x.float() / 255, test.y, how)
+        nets = _read()["nets"] | {name: entry}  # read anew: another process may have added to it
+        write({"nets": dict(sorted(nets.items()))}, OUTPUT)
+        print(f"{name}: upper {entry['upper']:.4g}, lower {entry['lower']:.4g}", flush=True)
     return 0
 
 

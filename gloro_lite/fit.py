@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,7 +43,7 @@ def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) ->
 
 def minimise(
     loss: Callable[[Tensor, Tensor, float], Tensor],
-    parameters: Iterable[nn.Parameter],
+    module: nn.Module,
     train: tuple[Tensor, Tensor],
     *,
     epochs: int,
@@ -56,7 +56,7 @@ def minimise(
 
     Args:
         loss: of inputs (batch, ...), labels (batch,) and the fraction of training that is done, to a scalar mean.
-        parameters: what moves.
+        module: whose parameters move; in training mode in each epoch, and in eval mode after the last.
         train: inputs (n, ...) and labels (n,).
         learning_rate: peak learning rate.
         generator: draws the order, on the inputs' device.
@@ -73,9 +73,10 @@ def minimise(
     x, y = train
     if not len(x) or y.shape != (len(x),):
         raise ValueError(f"train must hold at least one input and a label for each, not {len(x)} and labels of {tuple(y.shape)}")
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
     steps = math.ceil(len(x) / batch_size)
     for epoch in range(epochs):
+        module.train()
         before_epoch()
         total = 0.0
         order = torch.randperm(len(x), generator=generator, device=generator.device)
@@ -94,6 +95,7 @@ def minimise(
                     f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller learning_rate than {learning_rate}"
                 )
         yield total / len(x)
+    module.eval()
 
 
 def fit(
@@ -143,19 +145,15 @@ def fit(
         constants = None if loss == "standard" else net.estimate()
         return losses.by_name(loss, net.logits(x), y, constants, goal * growing_epsilon(done), weight)
 
-    def ready() -> None:
-        net.train()
-        net.converge()
-
     means = minimise(
         of_batch,
-        net.parameters(),
+        net,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
-        before_epoch=ready,
+        before_epoch=net.converge,
     )
     history: list[Epoch] = []
     bar = _progress_bar(epochs, progress)
@@ -170,7 +168,6 @@ def fit(
         bar.set_postfix(loss=f"{record.loss:.3f}", accuracy=f"{record.accuracy:.3f}", vra=f"{record.vra:.3f}")
         bar.update()
     bar.close()
-    net.eval()
     return history
 
 

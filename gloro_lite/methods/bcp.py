@@ -208,10 +208,9 @@ def fit(
         now = [norms[stage.name] for stage in layers]
         return loss(layers, now, x, y, epsilon * growing_epsilon(done), min(1.0, 2 * done))
 
-    network.train()
-    means = minimise(
+    epoch_losses = minimise(
         of_batch,
-        network.parameters(),
+        network,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -219,6 +218,4 @@ def fit(
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
         before_epoch=bound.converge,
     )
-    history = list(means)
-    network.eval()
-    return history
+    return list(epoch_losses)

@@ -200,16 +200,13 @@ def fit(
     """
     epsilon = check_epsilon(epsilon)
     layers = chain(network, input_shape)
-    network.train()
-    means = minimise(
+    epoch_losses = minimise(
         lambda x, y, done: loss(layers, x, y, epsilon * growing_epsilon(done)),
-        network.parameters(),
+        network,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
     )
-    history = list(means)
-    network.eval()
-    return history
+    return list(epoch_losses)

@@ -72,10 +72,9 @@ def fit(
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
-    net.train()
-    means = minimise(
+    epoch_losses = minimise(
         lambda x, y, done: loss(net.logits(x), y, net.estimate(), goal * growing_epsilon(done)),
-        net.parameters(),
+        net,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -83,6 +82,4 @@ def fit(
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
         before_epoch=net.converge,
     )
-    history = list(means)
-    net.eval()
-    return history
+    return list(epoch_losses)

@@ -199,16 +199,13 @@ def fit(
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return F.cross_entropy(network(x + sigma * noise), y)
 
-    network.train()
-    means = minimise(
+    epoch_losses = minimise(
         of_batch,
-        network.parameters(),
+        network,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=generator,
     )
-    history = list(means)
-    network.eval()
-    return history
+    return list(epoch_losses)

@@ -311,8 +311,12 @@ def test_a_node_computes_what_its_layer_computes(layer, shape, dtype):
 # ---- rounding of one layer -------------------------------------------------------------------------------------------------
 
 
+def rounding(node, number=COARSE):
+    return node.rounding(number, float(node.bound(norms.Proven())))
+
+
 def rounded(matrix, offset, x, unit):
-    """matrix x + offset, one term after the other, each operation off by a factor 1 + unit. All numbers are positive."""
+    """matrix x + offset, one term after the other, each operation off by a factor 1 + unit. Terms are not 0."""
     total = torch.zeros(len(x), len(matrix), dtype=torch.float64)
     largest = total
     for column, value in zip(matrix.T, x.T, strict=True):
@@ -352,13 +356,34 @@ def test_a_layer_s_rounding_is_covered_and_not_by_much_more(layer, shape, bias):
     matrix, offset = node.matrix(), node.apply(torch.zeros(1, *shape, dtype=torch.float64)).flatten()
     x = torch.linalg.svd(matrix).Vh[0].abs()[None]
     off = (rounded(matrix, offset, x, UNIT)[0] - rounded(matrix, offset, x, 0.0)[0]).norm().item()
-    found = node.rounding(COARSE)
+    found = rounding(node)
     assert off <= found.gain + found.constant <= 20 * off
     # What underflows errs by the smallest normal number, product by product.
     terms = int((matrix != 0).sum(dim=1).max())
-    fallen = node.rounding(Format(2.0**-40, 1.0, math.inf)).constant
+    fallen = rounding(node, Format(2.0**-40, 1.0, math.inf)).constant
     least = terms * math.sqrt(len(matrix))
     assert least <= fallen <= 10 * least
+
+
+@pytest.mark.parametrize("terms", [3, 40, 300])
+@pytest.mark.parametrize("last", [-1.0, 1e-9])
+def test_terms_of_both_signs_err_by_half_and_no_less(terms, last):
+    layer = nn.Linear(terms, 1).double()
+    node, ones = walk(layer, (terms,)), torch.ones(1, terms, dtype=torch.float64)
+    with torch.no_grad():
+        # A large term first, whose negative comes last or not at all: all sums between are as large.
+        layer.weight.fill_(1e-9)
+        layer.weight[0, 0], layer.bias[0] = 1.0, last
+    number = Format(1e-7, 0.0, math.inf)
+    exact = (layer.weight.sum() + layer.bias).abs().item()
+    off = (rounded(layer.weight, layer.bias, ones, number.unit)[0].abs() - exact).abs().item()
+    of_terms, of_sum = number.sum_errors(terms)
+    bound = of_terms * (layer.weight.abs().sum() + layer.bias.abs()).item() + of_sum * exact
+    assert off <= bound <= off + (2.1 if last == -1 else 0.1) * number.unit
+    # The layer's own bound has the lengths of weights, input and offset for what cancels.
+    found, size = rounding(node, number), 1 + abs(last)
+    assert found.gain + found.constant == pytest.approx((of_terms + of_sum) * size, rel=1e-3)
+    assert number.sum_errors(10**7)[0] == math.inf
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
@@ -376,9 +401,9 @@ def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
         # Each operation off by one unit to the worse side.
         off = 3 * (scale * (x + mean.abs())).abs() * UNIT + abs(bias) * UNIT
         off, length = math.sqrt(9 * off.square().sum()), math.sqrt(9 * x.square().sum())
-        found = node.rounding(COARSE)
+        found = rounding(node)
         assert off <= found.gain * length + found.constant <= 16 * off
-    fallen = node.rounding(Format(2.0**-40, 1.0, math.inf)).constant
+    fallen = rounding(node, Format(2.0**-40, 1.0, math.inf)).constant
     assert 2 * float(scale.max()) * math.sqrt(18) <= fallen <= 40 * float(scale.max()) * math.sqrt(18)
 
 
@@ -388,21 +413,21 @@ def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     ids=str,
 )
 def test_the_rounding_of_activations_is_what_they_are_taken_to_err_by(layer, slope):
-    found = walk(layer.double(), (4, 4)).rounding(COARSE)
+    found = rounding(walk(layer.double(), (4, 4)))
     assert 16 * UNIT <= found.gain <= 16.1 * UNIT * slope
     extra = 16 * UNIT / 2 + math.exp(-20) / 2 if isinstance(layer, nn.Softplus) else 0.0
     assert 4 * (16 * UNIT + extra) <= found.constant <= 4.01 * (16 * UNIT * slope + extra)
-    assert walk(layer, (4, 4)).rounding(Format(2.0**-40, 1.0, math.inf)).constant >= 4
+    assert rounding(walk(layer, (4, 4)), Format(2.0**-40, 1.0, math.inf)).constant >= 4
     if isinstance(layer, nn.Softplus):
-        assert walk(nn.Softplus(-2.0), (4, 4)).rounding(COARSE) == found
+        assert rounding(walk(nn.Softplus(-2.0), (4, 4))) == found
 
 
 def test_the_rounding_of_comparisons_and_single_products():
     for layer in (nn.ReLU(), MinMax(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout().eval()):
-        found = walk(layer, (2, 4, 4)).rounding(COARSE)
+        found = rounding(walk(layer, (2, 4, 4)))
         assert found.gain == found.constant == 0
     for layer in (nn.LeakyReLU(-3.0), nn.PReLU(init=-3.0)):
-        found = walk(layer.double(), (4, 4)).rounding(Format(UNIT, 1.0, math.inf))
+        found = rounding(walk(layer.double(), (4, 4)), Format(UNIT, 1.0, math.inf))
         assert 3 * UNIT <= found.gain <= 6 * UNIT and 4 <= found.constant <= 4.01
 
 
@@ -413,7 +438,7 @@ class Affinely(nn.Module):
 
 def test_the_rounding_of_a_registered_layer_is_what_its_documentation_says():
     layer_bound.register(Affinely, lambda layer, shape: 3.0)
-    found = walk(Affinely(), (4,)).rounding(COARSE)
+    found = rounding(walk(Affinely(), (4,)))
     assert 1024 * UNIT * 4 <= found.gain <= 1025 * UNIT * 4
     assert 1024 * UNIT * 10 <= found.constant <= 1025 * UNIT * 11
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Normalize
 from gloro_lite.lipschitz.errors import NetworkError
-from gloro_lite.lipschitz.nodes import Affine, Bound, Norms, Rounding, Shape
+from gloro_lite.lipschitz.nodes import Affine, Bound, Norms, Rounding, Shape, SumsOfProducts
 from gloro_lite.lipschitz.rounding import Format, length_up, raised
 
 
@@ -26,7 +26,7 @@ def _length(bias: Tensor | None) -> float:
     return 0.0 if bias is None else length_up(bias.detach().to("cpu", torch.float64).view(1, -1)).item()
 
 
-class Dense(Affine):
+class Dense(SumsOfProducts):
     """nn.Linear on the last axis."""
 
     def __init__(self, layer: nn.Linear, input_shape: Shape, name: str):
@@ -37,7 +37,7 @@ class Dense(Affine):
         if not input_shape or input_shape[-1] != layer.in_features:
             _refuse(layer, f"it takes {layer.in_features} features; inputs of shape {input_shape} reach it")
         super().__init__(layer, input_shape, (*input_shape[:-1], layer.out_features), name)
-        self.terms = max(layer.in_features, layer.out_features)
+        self.terms, self.fan_in = max(layer.in_features, layer.out_features), layer.in_features
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.layer.weight.to(x).mT
@@ -98,7 +98,7 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
-class Convolution(Affine):
+class Convolution(SumsOfProducts):
     """nn.Conv1d and nn.Conv2d with any padding.
 
     Attributes:
@@ -130,6 +130,7 @@ class Convolution(Affine):
         # A padded input may be read several times over where the padding repeats the image.
         repeats = 1 if layer.padding_mode == "zeros" else 3**self.axes
         self.terms = repeats * math.prod(self.kernel) * max(layer.in_channels, layer.out_channels) // layer.groups
+        self.fan_in = math.prod(self.kernel) * layer.in_channels // layer.groups
         self.on_torus = layer.padding_mode == "zeros" and self.axes == 2
 
     @property
@@ -208,7 +209,7 @@ def _padding(layer: nn.Module, axes: int, kernel: Shape, dilation: Shape) -> tup
     return tuple(expected)
 
 
-class TransposedConvolution(Affine):
+class TransposedConvolution(SumsOfProducts):
     """nn.ConvTranspose1d and nn.ConvTranspose2d."""
 
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d, input_shape: Shape, name: str):
@@ -226,6 +227,7 @@ class TransposedConvolution(Affine):
             _refuse(layer, f"nothing is left of inputs of shape {input_shape}")
         super().__init__(layer, input_shape, (layer.out_channels, *outputs), name)
         self.terms = math.prod(self.kernel) * max(layer.in_channels, layer.out_channels) // layer.groups
+        self.fan_in = math.prod(self.kernel) * layer.in_channels // layer.groups
 
     def _map(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         layer = self.layer
@@ -264,7 +266,7 @@ class _AbsoluteTransposed(Affine):
         return [self.layer.weight]
 
 
-class AveragePool(Affine):
+class AveragePool(SumsOfProducts):
     """nn.AvgPool2d and nn.AdaptiveAvgPool2d: a linear map whose entries all have one sign."""
 
     def __init__(self, layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, input_shape: Shape, name: str):
@@ -278,7 +280,9 @@ class AveragePool(Affine):
             _refuse(layer, f"nothing is left of inputs of shape {input_shape}")
         super().__init__(layer, input_shape, output, name)
         self.terms = 2 * math.prod(input_shape[1:])
-        self._norm: Bound | None = None
+        adaptive = isinstance(layer, nn.AdaptiveAvgPool2d)
+        # Two more for the division, which may be a product with a reciprocal.
+        self.fan_in = math.prod(input_shape[1:] if adaptive else _pair(layer.kernel_size, 2)) + 2
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -363,7 +367,7 @@ class Diagonal(Affine):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(self.scale().abs().max())
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         largest, area = self.scale().abs().max().item(), math.sqrt(math.prod(self.input_shape[1:]))
         if isinstance(self.layer, Normalize):
             offset = _length(self.layer.mean * self.scale())
@@ -430,7 +434,7 @@ class Reshape(Affine):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(1.0)
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         return Rounding(0.0, 0.0)
 
 

@@ -93,8 +93,8 @@ class Node:
         """Its l2 Lipschitz constant, or a bound on it."""
         raise NotImplementedError
 
-    def rounding(self, number: Format) -> Rounding:
-        """How far its result can be off in a floating-point format."""
+    def rounding(self, number: Format, bound: float) -> Rounding:
+        """How far its result can be off in a floating-point format, given its proven Lipschitz constant."""
         raise NotImplementedError
 
     def affine(self) -> Affine | None:
@@ -178,7 +178,7 @@ class Constants:
         """The node's rounding in a format."""
         key = (id(node), number)
         if key not in self._roundings:
-            self._roundings[key] = node.rounding(number)
+            self._roundings[key] = node.rounding(number, self.bound(node))
         return self._roundings[key]
 
 
@@ -310,20 +310,34 @@ class Affine(Node):
     def bound(self, norms: Norms) -> Bound:
         return norms.operator(self)
 
-    def rounding(self, number: Format) -> Rounding:
-        from gloro_lite.lipschitz.norms import absolute_norm
-
-        gamma = number.gamma(self.terms + 2)
-        size = math.prod(self.output_shape)
-        underflow = (self.terms + 2) * number.tiny * math.sqrt(size)
-        return Rounding(float(raised(gamma * absolute_norm(self))), float(raised(gamma * self.offset_length() + underflow)))
-
     def matrix(self) -> Tensor:
         """The linear part as a float64 matrix, (output size, input size): row-major over both shapes. For small ones only."""
         size = math.prod(self.input_shape)
         with torch.no_grad():
             columns = self.forward(torch.eye(size, dtype=torch.float64).view(size, *self.input_shape))
         return columns.reshape(size, -1).T
+
+
+class SumsOfProducts(Affine):
+    """An affine layer that computes each number of its result as one sum of products.
+
+    Attributes:
+        fan_in: an upper bound on the number of products in such a sum.
+    """
+
+    fan_in: int = 1
+
+    def rounding(self, number: Format, bound: float) -> Rounding:
+        from gloro_lite.lipschitz.norms import absolute_norm
+
+        of_terms, of_sum = number.sum_errors(self.fan_in)
+        size = math.prod(self.output_shape)
+        # Of each term its product and its addition, where subnormal numbers are flushed; doubled for what the sum makes of them.
+        underflow = (4 * self.fan_in + 2) * number.tiny * math.sqrt(size)
+        # The offset is one of the terms; the exact sum is no longer than what the input can be stretched to, and the offset.
+        gain = Upper(of_terms) * absolute_norm(self) + Upper(of_sum) * bound
+        offset = (Upper(of_terms) + of_sum) * self.offset_length()
+        return Rounding(float(raised(gain)), float(raised(offset + underflow)))
 
 
 class Chain(Affine):

@@ -51,7 +51,7 @@ class Activation(Node):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(_ACTIVATIONS[type(self.layer)][1](self.layer))
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         layer = self.layer
         size = math.sqrt(math.prod(self.input_shape))
         if isinstance(layer, nn.ReLU | Absolute):
@@ -112,7 +112,7 @@ class SortPairs(Node):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(1.0)
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         return Rounding(0.0, 0.0)
 
 
@@ -137,7 +137,7 @@ class SortGroups(Node):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(1.0)
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         return Rounding(0.0, 0.0)
 
 
@@ -168,7 +168,7 @@ class MaxPool(Node):
         root = math.isqrt(windows)
         return norms.constant(float(root) if root * root == windows else math.nextafter(math.sqrt(windows), math.inf))
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         return Rounding(0.0, 0.0)
 
 

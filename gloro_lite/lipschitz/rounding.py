@@ -3,6 +3,10 @@
 The model of floating-point arithmetic is the usual one: every operation returns the exact result times (1 + d) with |d| at most
 the unit roundoff, plus an error below the smallest normal number where it underflows. A sum of n products, in any order, with
 fused multiply-adds or without, then errs by at most gamma_n times the sum of the products' absolute values [Higham 2002, 3.1].
+
+Where the terms have both signs, half of that is enough. Each addition errs by a unit of its result, and each result is, but for
+rounding, the sum of some of the terms: no more than all the positive ones together, or all the negative ones. The larger of those
+two is half of the sum of absolute values and of the sum's own: see `Format.sum_errors`.
 """
 
 from __future__ import annotations
@@ -66,6 +70,15 @@ class Format:
         """The relative error of a sum of `terms` products; infinite where there are too many terms for the model."""
         rounded = terms * self.unit
         return rounded / (1 - rounded) * (1 + 2.0**-50) if rounded < 0.5 else math.inf
+
+    def sum_errors(self, terms: int) -> tuple[float, float]:
+        """Numbers a and c such that a sum of `terms` products and an offset, in any order, errs by at most a T + c |s|.
+
+        T is the sum of absolute values and s the exact result. Infinite where there are too many terms for the model.
+        """
+        # n + 1 terms take n additions. Rounding moves the products, and with them T and s, by u T, and partial sums by gamma T.
+        half = 0.5 * terms * self.unit
+        return (self.unit + half + 2 * half * self.gamma(terms + 2)) * (1 + 2.0**-48), half * (1 + 2.0**-48)
 
 
 def number_format(dtype: torch.dtype) -> Format:

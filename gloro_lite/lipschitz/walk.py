@@ -73,7 +73,7 @@ class Registered(Node):
     def bound(self, norms: Norms) -> Bound:
         return norms.constant(self.value())
 
-    def rounding(self, number: Format) -> Rounding:
+    def rounding(self, number: Format, bound: float) -> Rounding:
         with torch.no_grad():
             at_zero = self.layer(torch.zeros(1, *self.input_shape, dtype=torch.float64)).norm().item()
         unit = 1024 * number.unit

@@ -1,0 +1,154 @@
+"""Muon beside Adam, each at its own best rate: `python -m gloro_lite.train.rates [ROW ...]` writes `data/rates.json`.
+
+A comparison at one rate says which rate was lucky. So each optimizer's is searched first, on a grid that grows until the best is
+not at its end; the best is trained with further seeds; and Adam, whose steps cost less, once more for as much processor time as
+Muon has taken. Figures are of the validation split, by the converged estimate: the test set is not for choosing. Goes on from the
+file when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from gloro_lite.datasets import benchmarks
+from gloro_lite.files import home, write_atomically
+from gloro_lite.precision import exact_float32
+from gloro_lite.provenance import machine
+from gloro_lite.train.ablations import BASE
+from gloro_lite.train.console import add_data, reports_errors
+from gloro_lite.train.recipes import Recipe, find
+from gloro_lite.train.trainer import Diverged, Trainer
+
+OUTPUT = home() / "rates.json"
+
+ROWS = {
+    "mnist-0.3": dataclasses.replace(find("mnist-0.3"), epochs=10),
+    "mnist-1.58": dataclasses.replace(BASE, name="mnist-1.58", power_iterations=5),
+    "cifar10": dataclasses.replace(find("cifar10-first"), name="cifar10", epochs=4),
+}
+"""What is trained: short runs of our recipes, on MNIST with the small 2C2F at either epsilon."""
+
+OPTIMIZERS = {
+    "Muon, on the sphere": ({}, (3e-3, 1e-2, 3e-2)),
+    "Muon, free": ({"constraint": "none"}, (3e-3, 1e-2, 3e-2)),
+    "Adam, on the sphere": ({"optimizer": "adam"}, (3e-4, 1e-3, 3e-3)),
+    "Adam, free": ({"optimizer": "adam", "constraint": "none"}, (3e-4, 1e-3, 3e-3)),
+}
+"""What each changes in the recipe, and the rates that its search begins with. Muon's rate is that of the body's weights: the rate
+of the rest, which Adam moves, stays the recipe's."""
+
+SEEDS = (0, 1, 2)
+"""Rates are chosen with the first."""
+
+
+def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
+    """Train once; returns figures on the validation split, as fractions, both 0 where training diverged."""
+    start = time.process_time()
+    figures = {"validation_accuracy": 0.0, "validation_vra": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(recipe, data, Path(folder), seed=seed)
+        try:
+            trainer.run(progress=False)
+            last = trainer.history[-1]
+            figures = {"validation_accuracy": last["accuracy"], "validation_vra": last["vra"]}
+        except Diverged:
+            pass
+    seconds = (time.process_time() - start) / recipe.epochs
+    return {**figures, "seconds_per_epoch": seconds, "arithmetic": trainer.step.arithmetic._asdict()}
+
+
+def best_rate(tried: dict[float, float]) -> float:
+    """The rate with the highest figure, of those tried."""
+    return max(tried, key=tried.__getitem__)
+
+
+def next_rate(tried: dict[float, float], start: tuple[float, ...]) -> float | None:
+    """What to try next; None when the best rate has a worse one on either side.
+
+    Args:
+        tried: figures by rate.
+        start: rates to begin with, a factor of about three apart.
+    """
+    for rate in start:
+        if rate not in tried:
+            return rate
+    known, best = sorted(tried), best_rate(tried)
+    if best == known[0]:
+        return float(f"{best / 10**0.5:.0e}")
+    return float(f"{best * 10**0.5:.0e}") if best == known[-1] else None
+
+
+def next_run(runs: list[dict], row: str) -> dict | None:
+    """What to train next for a row: optimizer, rate, seed and epochs; None when all has been trained."""
+    epochs = ROWS[row].epochs
+    done = [each for each in runs if each["row"] == row]
+    rates = {}
+    for name, (_, start) in OPTIMIZERS.items():
+        mine = [each for each in done if each["optimizer"] == name]
+        tried = {each["rate"]: each["validation_vra"] for each in mine if each["seed"] == SEEDS[0] and each["epochs"] == epochs}
+        rate = next_rate(tried, start)
+        if rate is not None:
+            return {"row": row, "optimizer": name, "rate": rate, "seed": SEEDS[0], "epochs": epochs}
+        rates[name] = best_rate(tried)
+
+    def seconds(name: str) -> float:
+        chosen = [each for each in done if each["optimizer"] == name and each["epochs"] == epochs]
+        return statistics.median(each["seconds_per_epoch"] for each in chosen)
+
+    # The times first: what equal time means must not change as further seeds are trained.
+    plan = []
+    for name, rate in rates.items():
+        plan += [{"optimizer": name, "rate": rate, "seed": seed, "epochs": epochs} for seed in SEEDS]
+        if name.startswith("Adam"):
+            longer = next((e["epochs"] for e in done if e["optimizer"] == name and e["epochs"] > epochs), None)
+            if longer is None:
+                longer = epochs + max(1, round(epochs * (seconds(name.replace("Adam", "Muon")) / seconds(name) - 1)))
+            plan += [{"optimizer": name, "rate": rate, "seed": seed, "epochs": longer} for seed in SEEDS]
+    for each in plan:
+        if not any(all(known[key] == value for key, value in each.items()) for known in done):
+            return {"row": row, **each}
+    return None
+
+
+def read(path: Path) -> dict:
+    """What `main` has written; nothing of a row whose recipe has been changed since."""
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"recipes": {}, "runs": []}
+    recipes = {row: dataclasses.asdict(recipe) for row, recipe in ROWS.items()}
+    current = {row for row, known in report["recipes"].items() if known == recipes.get(row)}
+    return {"recipes": recipes, "runs": [each for each in report["runs"] if each["row"] in current]}
+
+
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.rates", description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
+    add_data(parser)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.rows) - set(ROWS):
+        raise ValueError(f"there is no row {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    exact_float32()
+    report = read(options.output)
+    for row in options.rows or ROWS:
+        data = benchmarks.load(ROWS[row].dataset, options.data)
+        while (what := next_run(report["runs"], row)) is not None:
+            changes, _ = OPTIMIZERS[what["optimizer"]]
+            recipe = dataclasses.replace(ROWS[row], **changes, learning_rate=what["rate"], epochs=what["epochs"])
+            report["runs"].append({**what, **run(recipe, what["seed"], data), **machine(torch.device("cpu"))})
+            print({key: value for key, value in report["runs"][-1].items() if key not in ("arithmetic", "versions")}, flush=True)
+            write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

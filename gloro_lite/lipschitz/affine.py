@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -299,12 +300,16 @@ class AveragePool(SumsOfProducts):
         return _AbsolutePool(self)
 
     def bound(self, norms: Norms) -> Bound:
+        return norms.constant(self._norm)
+
+    @functools.cached_property
+    def _norm(self) -> Bound:
+        # It has no weights that training could change, and is asked for in each step.
         from gloro_lite.lipschitz.norms import UNROLLED_LIMIT, absolute_norm, unrolled_norm
 
         core = self.core()
-        if min(math.prod(core.input_shape), math.prod(core.output_shape)) <= UNROLLED_LIMIT:
-            return norms.constant(unrolled_norm(core))
-        return norms.constant(absolute_norm(core, 100))
+        side = min(math.prod(core.input_shape), math.prod(core.output_shape))
+        return unrolled_norm(core) if side <= UNROLLED_LIMIT else absolute_norm(core, 100)
 
 
 class _AbsolutePool(Affine):

@@ -44,6 +44,8 @@ def check_epsilon(epsilon: float) -> float:
 
     Raises TypeError for what is no single number, and ValueError unless it is finite and positive.
     """
+    if isinstance(epsilon, bool):
+        raise TypeError("epsilon must be a number, not a truth value")
     if isinstance(epsilon, Tensor) and epsilon.numel() != 1:
         raise TypeError(
             f"epsilon must be one number, not a tensor of shape {tuple(epsilon.shape)}: compare certificate.radius with each"

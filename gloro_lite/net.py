@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.errors import NetworkError
+from gloro_lite.lipschitz.checks import check_module, layer_type
+from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
 from gloro_lite.lipschitz.power import TrainingBound
-from gloro_lite.lipschitz.program import Program, Result
+from gloro_lite.lipschitz.program import Program, Result, few
 from gloro_lite.lipschitz.rounding import Format, length_up, number_format
 from gloro_lite.lipschitz.walk import registered, walk
 from gloro_lite.precision import full_precision, sums_products
@@ -35,6 +36,10 @@ class _Head(NamedTuple):
     lengths: Tensor
     offsets: Tensor
     table: Tensor
+
+
+_ATTEMPTS = 20
+"""Times that a network is run beside its program before a difference counts: another thread may change weights back and forth."""
 
 
 def _shape(input_shape: Iterable[int]) -> tuple[int, ...]:
@@ -151,6 +156,7 @@ class GloroNet(nn.Module):
         return self._bounded()[1].table.clone()
 
     def _bounded(self) -> tuple[Program, _Head]:
+        check_module(self, "", known=False, trained=True)  # a hook on the net itself would make net(x) another function
         known = self._program
         if known is not None and known[2] == self.tight and known[0].is_current(self.network, self.input_shape):
             return known[:2]
@@ -212,6 +218,8 @@ class GloroNet(nn.Module):
         self._check_shape(x)
         program, head = self._bounded()
         self._check_values(x)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be torch.float32, torch.float64 or None, not {dtype!r}")
         if dtype not in (None, torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
             raise TypeError(f"a network of {program.dtype} cannot be certified in {dtype}: give dtype=torch.float64")
         counted = program.dtype == torch.float32 and sums_products(program.device)
@@ -220,7 +228,7 @@ class GloroNet(nn.Module):
                 "float32's rounding is known only on a CPU, and where neither products of reduced precision nor transforms "
                 "are used (oneDNN switched off, say): give dtype=torch.float64"
             )
-        x = x.to(program.device)
+        given, x = x, x.to(program.device)
         # The deployed network's own type: its rounding at each point of the ball.
         deployed = program.dtype if guarantee == "deployed" else None
         if dtype is None:
@@ -233,7 +241,30 @@ class GloroNet(nn.Module):
                 radius = radius.index_put((rows,), again[1])
         else:
             logits, radius, _ = _pass(program, head, x, dtype, deployed, epsilon)
+        self._compare(program, head, given, logits)
         return logits, certificate(logits.detach().argmax(dim=1), radius, epsilon, guarantee), head.table
+
+    @torch.no_grad()
+    def _compare(self, program: Program, head: _Head, x: Tensor, logits: Tensor) -> None:
+        """Run the network itself, in its own precision, on a few of the inputs: the program is of what it was when it was read.
+
+        Raises MismatchError where its logits differ from the program's by more than rounding.
+        """
+        rows = few(x)
+        features = program.run(x[rows].to(program.device), program.nodes[:-1], deployed=program.dtype)
+        number, count = number_format(program.dtype), features.value.shape[1]
+        tolerance = features.at[:, None] * head.lengths + _head_errors(features.length + features.at, head, number, count)
+        for _ in range(_ATTEMPTS):
+            try:
+                with full_precision(x.device):
+                    program.compare(x[rows], logits[rows.to(logits.device)], 4 * tolerance, self.network)
+                return
+            except MismatchError as error:
+                mismatch = error
+                # Another thread may have changed the weights meanwhile: the certificate is of those that were read.
+                if program.complete and not program.is_current(self.network, self.input_shape):
+                    return
+        raise mismatch
 
     def _check_values(self, x: Tensor) -> None:
         if x.dtype not in (torch.float32, torch.float64):
@@ -259,7 +290,7 @@ class GloroNet(nn.Module):
 
 def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
     """Raise NetworkError unless a network ends in the nn.Linear that gives the logits of one input."""
-    if not layers or type(layers[-1][1]) is not nn.Linear or registered(layers[-1][1]) is not None:
+    if not layers or layer_type(layers[-1][1]) is not nn.Linear or registered(layers[-1][1]) is not None:
         last = type(layers[-1][1]).__name__ if layers else "nothing"
         raise NetworkError(
             f"the network must be nn.Sequential and end in the nn.Linear layer that gives the logits; it ends in {last}"

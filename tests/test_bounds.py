@@ -438,7 +438,7 @@ class Affinely(nn.Module):
 
 def test_the_rounding_of_a_registered_layer_is_what_its_documentation_says():
     layer_bound.register(Affinely, lambda layer, shape: 3.0)
-    found = rounding(walk(Affinely(), (4,)))
+    found = rounding(walk(Affinely().eval(), (4,)))
     assert 1024 * UNIT * 4 <= found.gain <= 1025 * UNIT * 4
     assert 1024 * UNIT * 10 <= found.constant <= 1025 * UNIT * 11
 

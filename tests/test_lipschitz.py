@@ -1,6 +1,8 @@
 """Bounds against the SVD of the unrolled operator."""
 
+import copy
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -405,12 +407,33 @@ def test_a_known_layer_with_a_forward_of_its_own_is_unknown(parent):
         upper_bound(nn.Sequential(nn.Identity(), layer), (1, 4, 4))
 
 
+@pytest.mark.parametrize("mode", ["circular", "replicate"])
+@pytest.mark.parametrize("small", [1e-20, 1e-8])
+def test_taps_that_meet_one_pixel_may_cancel(mode, small):
+    layer = nn.Conv1d(1, 1, 3, padding=1, padding_mode=mode, bias=False)
+    layer.weight.data = torch.tensor([[[1.0, small, -1.0]]])
+    exact = sum(map(Fraction, layer.weight.flatten().tolist()))
+    assert Fraction(upper_bound(layer, (1, 1))) >= exact
+
+
+@pytest.mark.parametrize(
+    ("weight", "count", "dtype"), [(1.2e-38, 5, torch.float32), (1e-50, 4, torch.float64), (1e-45, 4, torch.float64)]
+)
+def test_the_product_of_small_weights_in_a_sum_does_not_vanish(weight, count, dtype):
+    chain = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(count))).to(dtype)
+    for layer in chain:
+        layer.weight.data.fill_(weight)
+    exact = 2 * Fraction(chain[0].weight.item()) ** count
+    bound = Fraction(upper_bound(Residual(chain, copy.deepcopy(chain)), (1,)))
+    assert exact <= bound <= exact * (1 + Fraction(1, 10**9))
+
+
 def test_registered_layer_is_bounded():
     class Tripled(Mystery):
         pass
 
     layer_bound.register(Tripled, lambda layer, shape: 3.0)
-    assert upper_bound(nn.Sequential(nn.Flatten(), Tripled()), (2,)) == pytest.approx(3.0)
+    assert upper_bound(nn.Sequential(nn.Flatten(), Tripled()).eval(), (2,)) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -142,8 +142,8 @@ def test_subclasses_are_unknown_wherever_they_stand(layer, shape):
 def test_a_registered_bound_comes_before_what_is_inherited():
     layer_bound.register(TenSequential, lambda layer, shape: 10.0)
     layer_bound.register(TenIdentity, lambda layer, shape: 10.0)
-    assert upper_bound(TenSequential(nn.Identity()), (2,)) == pytest.approx(10)
-    assert upper_bound(Residual(TenIdentity()), (2,)) == pytest.approx(11)
+    assert upper_bound(TenSequential(nn.Identity()).eval(), (2,)) == pytest.approx(10)
+    assert upper_bound(Residual(TenIdentity()).eval(), (2,)) == pytest.approx(11)
     with pytest.raises(NetworkError, match="training mode"):
         upper_bound(TenSequential(nn.Dropout(0.5)), (2,))
 
@@ -441,13 +441,119 @@ def test_gradients_flow_through_a_net_in_eval_mode():
     assert torch.allclose(x.grad, torch.autograd.functional.jacobian(lambda z: net.logits(z)[:, 0].sum(), x.detach()), atol=1e-6)
 
 
-def test_a_program_can_be_made_and_used_in_inference_mode():
-    net = two_layers()
+@pytest.mark.parametrize("first", ["certify", "deployed", "forward"])
+def test_a_program_can_be_made_and_used_in_inference_mode(first):
+    torch.manual_seed(0)
+    # Layers whose transpose, which bounds of rounding need, autograd computes.
+    convolution = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+    network = nn.Sequential(
+        convolution, nn.AvgPool2d(2), MinMax(), nn.Conv2d(2, 2, 2, padding="same"), nn.Flatten(), nn.Linear(8, 2)
+    )
+    net = GloroNet(network, (1, 4, 4), 0.1).eval()
+    x = torch.rand(3, 1, 4, 4)
     with torch.inference_mode():
-        net.certify(torch.rand(1, 2))
-    x = torch.rand(1, 2, requires_grad=True)
+        y = x + 0  # an inference tensor
+        found = {
+            "certify": lambda: net.certify(y).radius,
+            "deployed": lambda: net.certify(y, guarantee="deployed").radius,
+            "forward": lambda: net(y),
+        }[first]()
+    expected = {"certify": net.certify(x).radius, "deployed": net.certify(x, guarantee="deployed").radius, "forward": net(x)}[
+        first
+    ]
+    assert torch.equal(found, expected)
+    x.requires_grad_()
     net(x).sum().backward()
     assert x.grad is not None
+
+
+class Shifted(nn.Module):
+    """Its setting has a private name."""
+
+    def __init__(self):
+        super().__init__()
+        self._shift = 0.0
+
+    def forward(self, x):
+        return x + self._shift
+
+
+def test_a_private_setting_of_a_layer_of_one_s_own_is_read():
+    layer_bound.register(Shifted, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Shifted(), nn.Linear(1, 2, bias=False)), (1,), 0.1).eval()
+    net.head.weight.data = torch.tensor([[1.0], [-1.0]])
+    x = torch.ones(1, 1)
+    assert net.certify(x).label.item() == 0
+    net.network[0]._shift = -10.0
+    assert net.certify(x).label.item() == 1 and net(x).argmax().item() == 1
+
+
+_ELSEWHERE = {"shift": 0.0}
+
+
+class Secretive(nn.Module):
+    """What it computes depends on what no module holds."""
+
+    def forward(self, x):
+        return x + _ELSEWHERE["shift"]
+
+
+def test_the_network_itself_is_run_beside_the_program(monkeypatch):
+    layer_bound.register(Secretive, lambda layer, shape: 1.0)
+    secretive = GloroNet(nn.Sequential(Secretive(), nn.Linear(1, 2)), (1,), 0.1).eval()
+    secretive.certify(torch.ones(5, 1))
+    frozen = secretive.program()
+    monkeypatch.setattr(frozen.network[0], "forward", lambda x: x)
+    monkeypatch.setitem(_ELSEWHERE, "shift", 3.0)
+    with pytest.raises(MismatchError, match="computes something else"):
+        secretive.certify(torch.ones(5, 1))
+
+
+def test_hooks_on_the_net_itself_are_refused():
+    net = two_layers()
+    x = torch.rand(1, 2)
+    for register in (net.register_forward_pre_hook, net.register_forward_hook):
+        handle = register(lambda *arguments: None)
+        for call in (net, net.certify):
+            with pytest.raises(NetworkError, match="hook"):
+                call(x)
+        handle.remove()
+    net.logits = lambda x: -x
+    with pytest.raises(NetworkError, match="'logits' was replaced"):
+        net.certify(x)
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x) if self.training else x
+
+
+def test_a_layer_of_one_s_own_is_not_certified_in_training_mode():
+    layer_bound.register(Noisy, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(nn.Sequential(Noisy()), nn.Linear(2, 2)), (2,), 0.1)
+    with pytest.raises(NetworkError, match=r"layer '0\.0' .*training mode"):
+        net.certify(torch.rand(1, 2))
+    assert net.eval().certify(torch.rand(1, 2)).radius.shape == (1,)
+
+
+def test_a_parametrized_head_is_evaluated_once():
+    head = parametrizations.weight_norm(nn.Linear(2, 3))
+    net = GloroNet(nn.Sequential(nn.Linear(2, 2), head), (2,), 0.1).eval()
+    plain = GloroNet(nn.Sequential(copy.deepcopy(net.network[0]), nn.Linear(2, 3)), (2,), 0.1).eval()
+    with torch.no_grad():
+        plain.head.weight.copy_(head.weight)
+        plain.head.bias.copy_(head.bias)
+    x = torch.randn(5, 2)
+    assert torch.allclose(net.certify(x).radius, plain.certify(x).radius, rtol=1e-6)
+
+
+def test_settings_may_be_lists_and_numpy_s_numbers():
+    numbers = pytest.importorskip("numpy")
+    network = nn.Sequential(
+        nn.Conv2d(1, 1, numbers.int64(3), padding=[1, 1]), nn.MaxPool2d([2, 2]), nn.Flatten(), nn.Linear(4, 2)
+    )
+    net = GloroNet(network, (1, 4, 4), 0.1).eval()
+    assert net.certify(torch.rand(2, 1, 4, 4)).radius.shape == (2,)
 
 
 def test_a_program_computes_what_pytorch_computes():

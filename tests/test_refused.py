@@ -191,7 +191,14 @@ def own_layer(forward, bound):
     """A layer of a type of its own with a registered bound."""
     cls = type("Own", (nn.Module,), {"forward": lambda self, x: forward(x)})
     layer_bound.register(cls, lambda layer, shape: bound)
-    return cls()
+    return cls().eval()
+
+
+def test_a_negative_variance_is_refused():
+    layer = nn.BatchNorm1d(2).eval()
+    layer.running_var[0] = -1e-5
+    with pytest.raises(NetworkError, match="running_var holds negative numbers"):
+        walk(layer, (2,))
 
 
 @pytest.mark.parametrize("bound", [-1.0, math.nan, torch.tensor(-0.5)])

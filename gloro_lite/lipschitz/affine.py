@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from gloro_lite.lipschitz.rounding import Format, length_up, raised
 
 
 def _pair(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
-    return (value,) * count if isinstance(value, int) else tuple(value)
+    """A setting that PyTorch takes as one number or a sequence, numpy's numbers included: a tuple of ints."""
+    return tuple(index(v) for v in (value if isinstance(value, tuple | list) else (value,) * count))
 
 
 def _refuse(layer: nn.Module, reason: str) -> None:
@@ -336,6 +338,8 @@ class Diagonal(Affine):
         else:
             if layer.running_var is None or layer.running_mean is None:
                 _refuse(layer, "with track_running_stats=False it is no fixed function: it has no Lipschitz bound")
+            if (layer.running_var < 0).any():
+                _refuse(layer, "its running_var holds negative numbers, which no variance is")
             count, what = layer.num_features, "features"
             axes = {nn.BatchNorm1d: (1, 2), nn.BatchNorm2d: (3,), nn.BatchNorm3d: (4,)}[type(layer)]
             if len(input_shape) not in axes:

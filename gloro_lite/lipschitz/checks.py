@@ -95,6 +95,8 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
         refuse("it was compiled in place, and what the compiled code computes cannot be seen: certify the module itself")
     cls = layer_type(module)
     for attribute in vars(module):
+        if attribute == "forward" and getattr(module.forward, "_torchdynamo_orig_callable", None) is not None:
+            refuse("it was compiled by torch.compile, whose code cannot be seen: certify the module itself (._orig_mod)")
         if callable(getattr(cls, attribute, None)):
             refuse(f"its method {attribute!r} was replaced on this instance: give the layer a class of its own, with a bound")
     if known:
@@ -110,10 +112,11 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
 
 
 def _check_mode(module: nn.Module, known: bool, refuse: Callable[[str], None]) -> None:
-    """Refuse what in training mode is no fixed function. A layer with a registered bound answers for what it is made of."""
-    for part in (module,) if known else module.modules():
-        if part.training and (isinstance(part, _RANDOM) or parametrize.is_parametrized(part)):
-            refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
+    """Refuse what in training mode is no fixed function, or may be none; of a layer with a registered bound all its parts."""
+    if not known and any(part.training for part in module.modules()):
+        refuse("it is in training mode, where a layer of your own may compute something else: call .eval() first")
+    if module.training and (isinstance(module, _RANDOM) or parametrize.is_parametrized(module)):
+        refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
 
 
 def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
@@ -156,12 +159,14 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, getattr(module, name)
 
 
+_EVERY_MODULE_S = frozenset(vars(nn.Module()))
+
+
 def settings(module: nn.Module) -> tuple[dict[str, str], bool]:
     """What a module is configured by, apart from its tensors and children, and whether that is all that can be seen of it."""
     plain, complete = {}, True
     for name, value in vars(module).items():
-        # "training" is looked at each time; private names hold tensors, children and hooks, but for one.
-        if name == "training" or (name.startswith("_") and name != "_reversed_padding_repeated_twice"):
+        if name in _EVERY_MODULE_S:  # tensors, children and hooks; the training mode is looked at each time
             continue
         if _is_plain(value):
             plain[name] = repr(value)  # NaN equals nothing, its text does

@@ -280,9 +280,10 @@ class Affine(Node):
         return self._transpose(self.forward, y)
 
     def _transpose(self, forward, y: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.input_shape, dtype=y.dtype, device=y.device, requires_grad=True)
-            (transposed,) = torch.autograd.grad(forward(x), x, y)
+            # A clone, as y may have been made in inference mode, where autograd cannot use it.
+            (transposed,) = torch.autograd.grad(forward(x), x, y.clone())
         return transposed
 
     def absolute(self) -> Affine:

@@ -163,7 +163,7 @@ class MaxPool(Node):
         # Each output moves by at most the largest change in its window, so the squared constant is the number of windows that
         # one input can be in: 1 where they do not overlap.
         layer = self.layer
-        pairs = (v if isinstance(v, tuple) else (v, v) for v in (layer.kernel_size, layer.stride, layer.dilation))
+        pairs = (v if isinstance(v, tuple | list) else (v, v) for v in (layer.kernel_size, layer.stride, layer.dilation))
         windows = math.prod(min(k, -(-(d * (k - 1) + 1) // s)) for k, s, d in zip(*pairs, strict=True))
         root = math.isqrt(windows)
         return norms.constant(float(root) if root * root == windows else math.nextafter(math.sqrt(windows), math.inf))

@@ -33,6 +33,9 @@ BANDED_LIMIT = 1.5e12
 BANDED_ROWS = 2**18
 """Largest banded Gram matrix in rows: the iteration that proposes its norm keeps two hundred vectors as long."""
 
+_SPAN_LIMIT = 120
+"""By so many powers of two the layers of a composed operator may move numbers together: for more, its parts are bounded alone."""
+
 _SOLVED = 1024
 """Up to this size all eigenvalues are computed; beyond it, iterating for the largest takes less time."""
 
@@ -121,12 +124,14 @@ def unrolled_norm(operator: Affine) -> Upper:
         return (of.adjoint, of.forward, of.output_shape) if rows < columns else (of.forward, of.adjoint, of.input_shape)
 
     composed = isinstance(operator, Chain | Parallel)
-    if composed and any(w.numel() and not 2.0**-200 < w.abs().max().item() < 2.0**200 for w in operator.weights()):
+    if composed and not _span(operator) < _SPAN_LIMIT:
         return _parts_bound(operator)  # products of such weights would underflow or overflow
+    # Padding that repeats the image lets several weights meet one pixel: their sum may cancel as well.
+    sums = composed or (isinstance(operator, Convolution) and operator.layer.padding_mode != "zeros")
     there, back, shape = maps(operator)
     # The entries of A A^T are sums of products of A's entries: exact ones for a single layer, while those of a composed
     # operator are rounded sums themselves, whose terms may cancel. The same composition of absolute values bounds what was lost.
-    absolute = maps(operator.absolute())[0] if composed else None
+    absolute = maps(operator.absolute())[0] if sums else None
     gram = torch.empty(size, size, dtype=torch.float64)
     squares = 0.0
     scale = 0.0
@@ -146,6 +151,8 @@ def unrolled_norm(operator: Affine) -> Upper:
     gram = (gram + gram.T) / 2
     # Entry by entry |error| <= gamma |A| |A|^T, whose norm is at most that of A in Frobenius' sense, squared.
     error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
+    if composed:  # what underflows on the way is stretched by the parts behind it, there and back, and by the scale
+        error = error + DOUBLE.tiny * size * size * operator.terms * 2.0 ** (4 * _SPAN_LIMIT)
     return Upper(raised(math.sqrt(_largest_eigenvalue(gram, error)))) * (1 / scale if scale else 1.0)
 
 
@@ -216,6 +223,17 @@ def absolute_norm(operator: Affine, iterations: int = 12) -> Upper:
             v = (image / image.max().clamp_min(1e-300)).clamp_min(1e-6)
     slack = 1 + 2 * DOUBLE.gamma(4 * absolute.terms + 8)
     return Upper(raised(math.sqrt(best * slack))) * (1 / scale)
+
+
+def _span(operator: Affine) -> float:
+    """By how many powers of two an operator may move the sizes of numbers, up or down, those of a chain's parts together."""
+    if isinstance(operator, Chain):
+        return sum(map(_span, operator.parts))
+    if isinstance(operator, Parallel):
+        return max(map(_span, operator.parts), default=0.0)
+    with torch.no_grad():
+        largest = operator.absolute().forward(torch.ones(1, *operator.input_shape, dtype=torch.float64)).max().item()
+    return abs(math.log2(largest)) if 0 < largest < math.inf else math.inf if largest else 0.0
 
 
 def _parts_bound(operator: Chain | Parallel) -> Upper:

@@ -190,6 +190,11 @@ class Program:
             return all(float(node.value()) == self._values[id(node)] for node in self._registered_nodes())
 
     @property
+    def complete(self) -> bool:
+        """Whether `is_current` can tell: False where a module has an attribute that cannot be compared."""
+        return self._snapshot.complete
+
+    @property
     def norms(self) -> dict[str, float]:
         """The proven l2 norm of each linear operator, by its layer's dotted name; known once a bound was asked for."""
         return dict(self._proven.norms)
@@ -257,18 +262,19 @@ class Program:
         ]
         return max(1, _BYTES // (8 * max(windows))) if windows and dtype == torch.float64 else 4096
 
-    def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor) -> None:
-        """Run the network itself on some of the inputs x and compare with the program's logits, (batch, ...).
+    def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor, network: nn.Module | None = None) -> None:
+        """Run a network on some of the inputs x, see `few`, and compare with the program's logits, (batch, ...).
 
         Args:
             tolerance: of the shape of `logits`: how far both may be off by rounding.
+            network: what is run, in the precision of x; by default the frozen copy, in float64.
 
         Raises MismatchError where they differ by more.
         """
-        count = min(len(x), _COMPARED)
-        rows = torch.linspace(0, len(x) - 1, count).round().long().to(x.device) if count else torch.zeros(0, dtype=torch.int64)
+        rows = few(x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            own = self.network(x[rows].to(torch.float64))
+            own = self.network(x[rows].double()) if network is None else network(x[rows])
+        own, rows = own.detach().to(logits.device, torch.float64), rows.to(logits.device)
         computed, allowed = logits.detach()[rows].double(), tolerance[rows]
         if own.shape == computed.shape:
             unlike = (own - computed).abs() > allowed
@@ -279,6 +285,13 @@ class Program:
             "the network computes something else than what was bounded: a function or method was replaced, or the forward "
             "pass of a layer with a registered bound is no fixed function. Nothing can be certified"
         )
+
+
+def few(x: Tensor) -> Tensor:
+    """The rows of a batch on which the network itself is run: up to four, spread over the batch."""
+    count = min(len(x), _COMPARED)
+    rows = torch.linspace(0, len(x) - 1, count).round().long() if count else torch.zeros(0, dtype=torch.int64)
+    return rows.to(x.device)
 
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -68,6 +68,9 @@ class Registered(Node):
         y = self.layer(x)
         if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *self.output_shape):
             raise NetworkError(f"it does not give outputs of shape {self.output_shape}", self.name, _kind(self.layer))
+        if y.dtype != x.dtype:
+            reason = f"it gives {y.dtype} for inputs of {x.dtype}: it must keep their type"
+            raise NetworkError(reason, self.name, _kind(self.layer))
         return y
 
     def bound(self, norms: Norms) -> Bound:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
+from gloro_lite.lipschitz.checks import check_network
 from gloro_lite.lipschitz.nodes import Affine
+from gloro_lite.lipschitz.walk import registered
 
 Shape = tuple[int, ...]
 
@@ -108,7 +110,8 @@ class Stage(NamedTuple):
 def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     if type(module) is not nn.Sequential:
         return [(name, module)]
-    return [layer for key, child in module.named_children() for layer in _layers(child, f"{name}.{key}".lstrip("."))]
+    # Not named_children, which leaves out a layer that is used twice.
+    return [layer for key, child in module._modules.items() for layer in _layers(child, f"{name}.{key}".lstrip("."))]
 
 
 def stages(
@@ -123,12 +126,11 @@ def stages(
 
     Raises ValueError, also for weights that are not finite and for hooks, which make of a layer another function.
     """
+    check_network(network, registered)
     chain: list[Stage] = []
     shape = tuple(input_shape)
     for name, layer in _layers(network):
         kind = type(layer)
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise ValueError(f"layer {name!r} ({kind.__name__}) has a hook, which {method} cannot see through: remove it")
         if isinstance(layer, nn.Linear | nn.Conv2d) and kind in (nn.Linear, nn.Conv2d):
             operator = linear_operator(layer, shape)
             assert operator is not None  # these two kinds are affine

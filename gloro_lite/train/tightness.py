@@ -147,7 +147,7 @@ def by_layer(exact: nn.Sequential, norms: dict[str, float], a: Tensor, b: Tensor
     """
     shares: dict[str, Tensor] = {}
     with torch.no_grad():
-        for name, layer in list(exact.named_children())[:-1]:
+        for name, layer in list(exact._modules.items())[:-1]:
             before = (a - b).flatten(1).norm(dim=1)
             a, b = layer(a), layer(b)
             after = (a - b).flatten(1).norm(dim=1)

@@ -95,15 +95,31 @@ def folder(run: str | Path) -> Path:
     return path
 
 
+OTHER_METHODS = ("sites", "lmt", "bcp", "kw", "smoothing")
+"""Methods whose runs are stored beside those of recipes, in folders of their names."""
+
+
+class OtherMethodError(ValueError):
+    """A stored run that is of another method than GloRo Nets."""
+
+
 def record(run: str | Path) -> dict[str, Any]:
     """What `result.json` says of a run, in the format of today.
 
-    Raises FileNotFoundError as `folder` does, and ValueError for what is no such record.
+    Raises FileNotFoundError as `folder` does, OtherMethodError, and ValueError for what is no such record.
     """
     path = folder(run) / "result.json"
     try:
-        result = migrated(json.loads(path.read_text(encoding="utf-8")))
+        written = json.loads(path.read_text(encoding="utf-8"))
+        if (method := str(written.get("recipe")).partition("/")[0]) in OTHER_METHODS:
+            raise OtherMethodError(
+                f"{path} is of a run of another method, {method}, and no GloRo Net: its figures are in that file, its "
+                f"certificates in certificates.csv beside it, and gloro_lite.methods.{method} makes more"
+            )
+        result = migrated(written)
         known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
+    except OtherMethodError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:

@@ -276,6 +276,12 @@ def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
             gloro_lite.load(own)
 
 
+@pytest.mark.parametrize("run", ["lmt/mnist-0.3/seed-0", "sites/mnist-1.58/seed-0"])
+def test_a_stored_run_of_another_method_is_named_as_one(run):
+    with pytest.raises(stored.OtherMethodError, match=f"of another method, {run.partition('/')[0]}, and no GloRo Net"):
+        stored.record(run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", stored.names())
 def test_every_stored_net_loads(name):

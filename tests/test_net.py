@@ -81,6 +81,15 @@ def test_margin_constants_of_the_two_forms():
     assert margin_constants(rows, 2.0, tight=False)[0].tolist() == [12.0, 14.0, 12.0]
 
 
+def test_distances_are_those_of_pythagoras():
+    assert _distances(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist() == [[0.0, 5.0], [5.0, 0.0]]
+
+
+def test_rows_of_zeros_have_constants_of_zero():
+    for tight in (True, False):
+        assert torch.equal(margin_constants(torch.zeros(3, 4), 2.0, tight=tight), torch.zeros(3, 3))
+
+
 def test_distances_without_cdist_have_its_values_and_gradients():
     torch.manual_seed(0)
     rows = torch.randn(5, 7, dtype=torch.float64)
@@ -297,6 +306,7 @@ def test_infinite_head_is_an_error():
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5)])
 def test_layers_in_training_mode_are_not_certified(layer):
+    layer.train()
     net = GloroNet(nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(4, 2)), (2,), 0.1)
     net.train()
     assert net(torch.randn(8, 2)).shape == (8, 3)
@@ -379,6 +389,7 @@ def test_groupsort_and_absolute_have_gradients_of_the_same_length():
     for wrong in (1, 0, 2.0, "4"):
         with pytest.raises(ValueError, match="at least 2"):
             GroupSort(wrong)
-    with pytest.raises(ValueError, match=r"multiple of 4"):
-        GroupSort(4)(torch.zeros(2, 6))
+    for wrong in (torch.zeros(2, 6), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"multiple of 4"):
+            GroupSort(4)(wrong)
     assert repr(GroupSort(4)) == "GroupSort(4)"

@@ -63,6 +63,7 @@ def _of_size(layer, size):
         (MinMax(), (3,), "must be even"),
         (GroupSort(4), (6,), "multiple of it, not 6"),
         (_of_size(GroupSort(4), 0), (8,), "its size is 0"),
+        (_of_size(GroupSort(4), 4.0), (8,), "its size is 4.0"),
         (nn.Linear(9000, 9000, bias=False), (9000,), "too large to prove"),
         (nn.LazyLinear(3), (4,), "no shape yet"),
         (nn.Linear(4, 4, device="meta"), (4,), "meta device"),
@@ -398,6 +399,20 @@ def test_certificates_are_of_one_state_while_another_thread_changes_the_weights(
 # ---- transforms ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_derivative_along_a_direction_is_sorted_as_the_point_is():
+    x, towards = torch.tensor([[3.0, 1.0, 2.0, 5.0]]), torch.tensor([[10.0, 20.0, 30.0, 40.0]])
+    y, along = torch.func.jvp(MinMax(), (x,), (towards,))
+    assert y.tolist() == [[2.0, 1.0, 3.0, 5.0]] and along.tolist() == [[30.0, 20.0, 10.0, 40.0]]
+
+
+def test_gradients_of_an_elu_beyond_where_its_exponential_overflows():
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1, bias=False), nn.ELU(0.5), nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[1e4]]) / net.network[0].weight.detach()
+    x.requires_grad_()
+    net(x)[:, 0].sum().backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("layer", [MinMax(), GroupSort(4), Absolute()])
 def test_function_transforms_pass_through_activations(layer):
     torch.manual_seed(0)
@@ -554,6 +569,19 @@ def test_settings_may_be_lists_and_numpy_s_numbers():
     )
     net = GloroNet(network, (1, 4, 4), 0.1).eval()
     assert net.certify(torch.rand(2, 1, 4, 4)).radius.shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_program_stands_still_while_its_network_moves_on(dtype):
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).to(dtype)
+    parametrize.register_parametrization(network[0], "weight", nn.Identity())  # which gives the tensor itself
+    made, x = Program(network.eval(), (2,)), torch.randn(4, 2, dtype=dtype)
+    before = made.run(x, made.nodes).value.clone()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    assert torch.equal(made.run(x, made.nodes).value, before)
+    assert not any(parameter.requires_grad for parameter in made.network.parameters())
 
 
 def test_a_program_computes_what_pytorch_computes():

@@ -147,6 +147,7 @@ def _up(x: Tensor) -> Tensor:
 
 def lengths(x: Tensor, number: Format) -> Tensor:
     """Upper bounds on the l2 lengths of x, (batch, ...), as float64 (batch,)."""
+    x = x[:, None] if x.dim() == 1 else x  # a single number each
     count = math.prod(x.shape[1:])
     # Over all dimensions at once: flattened, images with channels last would have to be copied.
     computed = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim()))).double()
@@ -326,7 +327,7 @@ class SumsOfProducts(Affine):
         fan_in: an upper bound on the number of products in such a sum.
     """
 
-    fan_in: int = 1
+    fan_in: int
 
     def rounding(self, number: Format, bound: float) -> Rounding:
         from gloro_lite.lipschitz.norms import absolute_norm

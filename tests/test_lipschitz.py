@@ -114,6 +114,7 @@ def test_a_banded_factorisation_refuses_what_is_below_the_norm(case):
         (nn.Conv2d(2, 2, (1, 4), (1, 2), (0, 1)), (2, 3, 30)),
         (nn.Conv2d(2, 3, 4, padding="same", dilation=2), (2, 9, 12)),  # padded by one more after than before
         (nn.Conv2d(2, 3, 1, 3), (2, 9, 9)),  # rows that meet no other, and rows that nothing reads
+        (nn.Conv1d(4, 1, 3), (4, 20)),  # fewer outputs than inputs
     ],
 )
 def test_banded_bounds_are_exact_in_either_direction_and_along_a_single_axis(layer, shape):
@@ -122,6 +123,14 @@ def test_banded_bounds_are_exact_in_either_direction_and_along_a_single_axis(lay
     assert exact * (1 - 1e-12) <= banded_norm(operator) <= exact * (1 + 1e-6)
     gram = BandedGram(operator)
     assert gram.size == min(math.prod(operator.input_shape), math.prod(operator.output_shape))
+    # The factor of the whole matrix is nowhere wider than the band.
+    blocks = [[gram.entry(k, j) if abs(k - j) <= gram.reach else None for j in range(gram.count)] for k in range(gram.count)]
+    side = len(blocks[0][0])
+    whole = torch.cat([torch.cat([torch.zeros(side, side).double() if b is None else b for b in row], 1) for row in blocks])
+    assert torch.linalg.eigvalsh(whole)[-1].item() == pytest.approx(exact**2)
+    factor = torch.linalg.cholesky(1.1 * exact**2 * torch.eye(len(whole), dtype=torch.float64) - whole)
+    widest = max((row - min(torch.nonzero(line).flatten().tolist())) + 1 for row, line in enumerate(factor))
+    assert widest <= gram.band <= (gram.reach + 1) * side
 
 
 def test_the_banded_bound_counts_its_rounding(monkeypatch):
@@ -466,7 +475,9 @@ def test_zero_weights_have_bound_zero_or_near():
         nn.LeakyReLU(0.2),
         nn.LeakyReLU(-1.7),
         nn.PReLU(init=1.3),
+        nn.PReLU(init=0.25),
         nn.ELU(),
+        nn.ELU(0.5),
         nn.ELU(2.5),
         nn.Tanh(),
         nn.Sigmoid(),

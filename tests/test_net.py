@@ -81,6 +81,11 @@ def test_margin_constants_of_the_two_forms():
     assert margin_constants(rows, 2.0, tight=False)[0].tolist() == [12.0, 14.0, 12.0]
 
 
+def test_rows_of_zeros_have_constants_of_zero():
+    for tight in (True, False):
+        assert torch.equal(margin_constants(torch.zeros(3, 4), 2.0, tight=tight), torch.zeros(3, 3))
+
+
 def test_distances_without_cdist_have_its_values_and_gradients():
     torch.manual_seed(0)
     rows = torch.randn(5, 7, dtype=torch.float64)
@@ -379,6 +384,7 @@ def test_groupsort_and_absolute_have_gradients_of_the_same_length():
     for wrong in (1, 0, 2.0, "4"):
         with pytest.raises(ValueError, match="at least 2"):
             GroupSort(wrong)
-    with pytest.raises(ValueError, match=r"multiple of 4"):
-        GroupSort(4)(torch.zeros(2, 6))
+    for wrong in (torch.zeros(2, 6), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"multiple of 4"):
+            GroupSort(4)(wrong)
     assert repr(GroupSort(4)) == "GroupSort(4)"

@@ -63,6 +63,7 @@ def _of_size(layer, size):
         (MinMax(), (3,), "must be even"),
         (GroupSort(4), (6,), "multiple of it, not 6"),
         (_of_size(GroupSort(4), 0), (8,), "its size is 0"),
+        (_of_size(GroupSort(4), 4.0), (8,), "its size is 4.0"),
         (nn.Linear(9000, 9000, bias=False), (9000,), "too large to prove"),
         (nn.LazyLinear(3), (4,), "no shape yet"),
         (nn.Linear(4, 4, device="meta"), (4,), "meta device"),
@@ -396,6 +397,20 @@ def test_certificates_are_of_one_state_while_another_thread_changes_the_weights(
 
 
 # ---- transforms ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_derivative_along_a_direction_is_sorted_as_the_point_is():
+    x, towards = torch.tensor([[3.0, 1.0, 2.0, 5.0]]), torch.tensor([[10.0, 20.0, 30.0, 40.0]])
+    y, along = torch.func.jvp(MinMax(), (x,), (towards,))
+    assert y.tolist() == [[2.0, 1.0, 3.0, 5.0]] and along.tolist() == [[30.0, 20.0, 10.0, 40.0]]
+
+
+def test_gradients_of_an_elu_beyond_where_its_exponential_overflows():
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1, bias=False), nn.ELU(0.5), nn.Linear(1, 2)), (1,), 0.1).eval()
+    x = torch.tensor([[1e4]]) / net.network[0].weight.detach()
+    x.requires_grad_()
+    net(x)[:, 0].sum().backward()
+    assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("layer", [MinMax(), GroupSort(4), Absolute()])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, UnknownLayerError
+from gloro_lite.layers import GroupSort
 from gloro_lite.lipschitz import (
     TrainingBound,
     layer_bound,
@@ -15,6 +16,7 @@ from gloro_lite.lipschitz import (
     norms,
     operator_norm,
     power_iteration,
+    program,
     upper_bound,
 )
 from gloro_lite.lipschitz.walk import walk
@@ -60,6 +62,11 @@ REFUSED = [
     (nn.BatchNorm2d(3).eval(), (2, 4, 4), "3 features, one for each channel"),
     (changed(nn.BatchNorm2d(2).eval(), weight=zeros(3)), (2, 4, 4), r"\(2,\) is needed"),
     (changed(nn.BatchNorm2d(2).eval(), running_mean=None), (2, 4, 4), "no fixed function"),
+    (changed(nn.BatchNorm2d(2).eval(), running_var=None), (2, 4, 4), "no fixed function"),
+    (nn.Dropout1d().eval(), (2, 3, 4), "use nn.Dropout2d"),
+    (nn.Dropout(), (4,), "training mode"),
+    (nn.Linear(4, 0), (4,), "nothing is left"),
+    (nn.Linear(0, 4), (0,), "nothing is left"),
     (Normalize([0.5], [0.5]), (), "1 mean and std"),
     (nn.Flatten(-3), (4, 5), "batch dimension"),
     (nn.Flatten(5), (4, 5), "does not take inputs"),
@@ -103,8 +110,11 @@ def test_what_a_layer_cannot_be_is_refused_with_its_name(layer, shape, message):
         (nn.PReLU(), (), ()),
         (nn.GELU("tanh"), (4,), (4,)),
         (nn.BatchNorm2d(2, affine=False).eval(), (2, 3, 3), (2, 3, 3)),
+        (nn.Dropout1d().eval(), (2, 3), (2, 3)),
+        (nn.Dropout1d().eval(), (2,), (2,)),
         (nn.Flatten(-2), (4, 5), (20,)),
         (MinMax(), (2,), (2,)),
+        (GroupSort(2), (2,), (2,)),
     ],
     ids=str,
 )
@@ -140,6 +150,11 @@ def test_what_is_no_layer_is_refused():
             power_iteration(linear_operator(nn.Linear(2, 2), (2,)), iterations)
 
 
+def test_a_linear_operator_is_read_in_training_mode_too():
+    for layer in (nn.Dropout(), nn.BatchNorm1d(4)):
+        assert linear_operator(layer, (4,)).output_shape == (4,)
+
+
 def test_power_iteration_goes_on_from_a_start():
     operator = linear_operator(nn.Linear(3, 3, bias=False).double(), (3,))
     estimate, v = power_iteration(operator, 1, start=torch.tensor([[1.0, 0, 0]], dtype=torch.float64))
@@ -147,6 +162,10 @@ def test_power_iteration_goes_on_from_a_start():
     expected = gram[0] / gram[0].norm()
     assert torch.allclose(v[0], expected) and estimate == pytest.approx((operator.matrix() @ expected).norm().item())
     assert power_iteration(operator, 500)[0] == pytest.approx(upper_bound(operator.layer, (3,)), rel=1e-6)
+    with torch.no_grad():
+        operator.layer.weight.copy_(torch.diag(torch.tensor([2.0, 1.0, 0.0])))
+    estimate, v = power_iteration(operator, 100)  # one direction vanishes
+    assert estimate == pytest.approx(2) and v.shape == (1, 3) and v.norm().item() == pytest.approx(1)
     with torch.no_grad():
         operator.layer.weight.zero_()
     assert power_iteration(operator, 2)[0] == 0
@@ -325,6 +344,46 @@ def test_a_training_bound_follows_layers_that_are_replaced():
         assert bound.norms()["0"].item() == pytest.approx(bound(1).item(), rel=1e-6)
 
 
+class Alike(nn.Module):
+    """Equal to all of its kind, whatever it computes."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+    def __eq__(self, other):
+        return isinstance(other, Alike)
+
+    __hash__ = nn.Module.__hash__
+
+
+def test_a_training_bound_takes_other_layers_that_are_named_or_equal_alike_and_keeps_its_iterate():
+    layer_bound.register(Alike, lambda layer, shape: layer.factor)
+    bound = TrainingBound([("0", Alike(1.0))], (3,))
+    bound.follow([("0", Alike(2.0))], (3,))
+    assert float(bound(1)) == 2
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    bound = TrainingBound([("0", first)], (3,))
+    bound.converge()
+    iterate = bound.iterate_0.clone()
+    bound.follow([("0", second)], (3,))
+    assert torch.equal(bound.iterate_0, iterate)
+    assert bound.converge(1e-7) == pytest.approx(torch.linalg.matrix_norm(second.weight, 2).item(), rel=1e-3)
+
+
+def test_each_call_of_a_training_bound_goes_as_far_as_it_says():
+    layer = nn.Linear(6, 6, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.linspace(0.9, 1, 6)))
+    bounds = [TrainingBound(layer, (6,)) for _ in range(2)]
+    assert bounds[0].norms()[""] == bounds[1](1)
+    assert torch.equal(bounds[0].iterate_0, bounds[1].iterate_0)
+    assert bounds[0].converge(0.0, limit=20) == bounds[1](30).item()
+
+
 def test_a_net_that_is_no_classifier_any_more_is_refused():
     for layer in (nn.ReLU(), nn.Linear(3, 1)):
         net = two_layers()
@@ -342,6 +401,41 @@ def test_a_method_that_is_replaced_after_the_first_certificate_is_noticed(monkey
         net.certify(x)
 
 
+def test_a_replaced_method_is_noticed_beside_a_layer_that_answers_for_itself(monkeypatch):
+    x, original = torch.zeros(1, 2), nn.ReLU.forward
+    network = nn.Sequential(own_layer(lambda x: x, 1.0), nn.ReLU(), nn.Linear(2, 2))
+    net = GloroNet(network, (2,), 0.1).eval()
+    net.certify(x)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: original(self, x))
+    with pytest.raises(NetworkError, match=r"ReLU\.forward was replaced"):
+        net.certify(x)
+
+
+def test_an_attribute_of_a_class_that_is_no_method_changes_nothing(monkeypatch):
+    net = two_layers()
+    monkeypatch.setattr(nn.ReLU, "note", 1, raising=False)
+    assert net.certify(torch.zeros(1, 2)).label.shape == (1,)
+
+
+def test_weights_that_change_while_they_are_copied_and_are_back_after_it_are_read_again(monkeypatch):
+    net, frozen, copies = two_layers(), program._frozen, []
+    before, weight = net.margin_constants(), net.network[0].weight.detach().clone()
+
+    def meanwhile(network):
+        if not copies:
+            with torch.no_grad():
+                net.network[0].weight.mul_(3)
+        copies.append(frozen(network))
+        with torch.no_grad():
+            net.network[0].weight.copy_(weight)
+        return copies[-1]
+
+    monkeypatch.setattr(program, "_frozen", meanwhile)
+    made = program.Program(net.network, (2,))
+    assert len(copies) == 2 and torch.equal(made.network[0].weight, weight.double())
+    assert torch.equal(net.margin_constants(), before)
+
+
 def test_whatever_changes_in_a_network_is_followed():
     net = two_layers()
     x, before = torch.randn(5, 2), net.margin_constants()
@@ -351,6 +445,13 @@ def test_whatever_changes_in_a_network_is_followed():
     assert torch.allclose(net(x)[:, :3], net.logits(x), atol=1e-6)
     net.double()
     assert net.program().dtype == torch.float64 and torch.allclose(net(x.double())[:, :3], net.logits(x.double()), atol=1e-12)
+
+
+def test_an_input_of_a_single_number_needs_a_batch_too():
+    net = GloroNet(nn.Sequential(own_layer(lambda x: x[:, None], 1.0), nn.Linear(1, 2)), (), 0.1).eval()
+    assert net.certify(torch.zeros(3)).label.shape == (3,)
+    with pytest.raises(ValueError, match=r"x\[None\]"):
+        net.certify(torch.tensor(0.5))
 
 
 def test_logits_need_inputs_of_the_right_shape():
@@ -399,6 +500,8 @@ def test_precisions_that_do_not_fit_are_refused():
     assert net.certify(x, dtype=torch.float32).label.shape == (1,)
     double = two_layers().double()
     assert double.certify(x.double()).label.shape == (1,)
+    x = torch.randn(5, 2, dtype=torch.float64)  # never rounded to float32
+    assert torch.equal(double.certify(x, dtype=None).radius, double.certify(x).radius)
     with pytest.raises(TypeError, match=r"torch\.float64 cannot be certified in torch\.float32"):
         double.certify(x.double(), dtype=torch.float32)
 

@@ -33,7 +33,7 @@ class Dense(SumsOfProducts):
     """nn.Linear on the last axis."""
 
     def __init__(self, layer: nn.Linear, input_shape: Shape, name: str):
-        if layer.weight.dim() != 2 or tuple(layer.weight.shape) != (layer.out_features, layer.in_features):
+        if tuple(layer.weight.shape) != (layer.out_features, layer.in_features):
             _refuse(layer, f"its weight has shape {tuple(layer.weight.shape)}, and its features say otherwise")
         if layer.bias is not None and tuple(layer.bias.shape) != (layer.out_features,):
             _refuse(layer, f"its bias has shape {tuple(layer.bias.shape)}: ({layer.out_features},) is needed")
@@ -279,8 +279,6 @@ class AveragePool(SumsOfProducts):
             output = tuple(layer(torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
         except RuntimeError as error:
             _refuse(layer, f"it does not take inputs of shape {input_shape}: {error}")
-        if 0 in output:
-            _refuse(layer, f"nothing is left of inputs of shape {input_shape}")
         super().__init__(layer, input_shape, output, name)
         self.terms = 2 * math.prod(input_shape[1:])
         adaptive = isinstance(layer, nn.AdaptiveAvgPool2d)

@@ -147,6 +147,7 @@ def _up(x: Tensor) -> Tensor:
 
 def lengths(x: Tensor, number: Format) -> Tensor:
     """Upper bounds on the l2 lengths of x, (batch, ...), as float64 (batch,)."""
+    x = x[:, None] if x.dim() == 1 else x  # a single number each
     count = math.prod(x.shape[1:])
     # Over all dimensions at once: flattened, images with channels last would have to be copied.
     computed = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim()))).double()

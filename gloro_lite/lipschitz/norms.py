@@ -36,6 +36,9 @@ BANDED_ROWS = 2**18
 _SPAN_LIMIT = 120
 """By so many powers of two the layers of a composed operator may move numbers together: for more, its parts are bounded alone."""
 
+_ENTRIES = 2**24
+"""Numbers of a matrix that are computed at a time."""
+
 _SOLVED = 1024
 """Up to this size all eigenvalues are computed; beyond it, iterating for the largest takes less time."""
 
@@ -135,7 +138,7 @@ def unrolled_norm(operator: Affine) -> Upper:
     gram = torch.empty(size, size, dtype=torch.float64)
     squares = 0.0
     scale = 0.0
-    chunk = max(1, 2**24 // max(rows, columns, 1))
+    chunk = max(1, _ENTRIES // max(rows, columns))
     for start in range(0, size, chunk):
         stop = min(start + chunk, size)
         basis = torch.zeros(stop - start, size, dtype=torch.float64)
@@ -143,7 +146,7 @@ def unrolled_norm(operator: Affine) -> Upper:
         basis = basis.view(-1, *shape)
         image = there(basis)
         if not scale:  # a power of two that brings the weights near 1: their squares neither under- nor overflow
-            scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights() if w.numel()), default=1.0))
+            scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights()), default=1.0))
         image = image * scale
         largest = image if absolute is None else absolute(basis) * scale
         squares += largest.square().sum().item()
@@ -198,7 +201,7 @@ def torus_norm(operator: Convolution) -> Upper:
     steps = 8 * (math.ceil(math.log2(math.prod(sides) + 1)) + 4) * math.sqrt(math.prod(depth))
     error = raised(DOUBLE.gamma(4 * symbol.shape[-1] + int(4 * steps)) * max(squares, kernel.square().sum().item()) * 4)
     top = 0.0
-    chunk = max(1, 2**22 // symbol.shape[-2] ** 2)
+    chunk = max(1, _ENTRIES // symbol.shape[-2] ** 2)
     for part in symbol.split(chunk):
         top = max(top, _largest_eigenvalue(part @ part.mH, error))
     return Upper(raised(math.sqrt(top))) * (1 / scale)
@@ -208,7 +211,7 @@ def absolute_norm(operator: Affine, iterations: int = 12) -> Upper:
     """A bound on the norm of the operator with absolute values for weights, which bounds rounding: true, rarely tight."""
     absolute = operator.core().absolute()
     with torch.no_grad():
-        largest = max((w.abs().max().item() for w in absolute.weights() if w.numel()), default=1.0)
+        largest = max((w.abs().max().item() for w in absolute.weights()), default=1.0)
         if largest == 0:
             return Upper(0.0)
         if not math.isfinite(largest):

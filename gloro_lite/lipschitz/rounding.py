@@ -92,9 +92,8 @@ DOUBLE = number_format(torch.float64)
 
 def power_of_two(value: float) -> float:
     """A power of two near `value`, for scaling without rounding; 1 for 0 and for what is not finite."""
-    if value == 0 or not math.isfinite(value):
-        return 1.0
-    # Half the range of exponents on either side: the scaled number's inverse is representable too.
+    # Half the range of exponents on either side: the scaled number's inverse is representable too. That of 0, and of what is not
+    # finite, is 0 in Python.
     return math.ldexp(1.0, max(-1000, min(1000, math.frexp(value)[1])))
 
 

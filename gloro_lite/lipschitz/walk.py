@@ -119,7 +119,10 @@ def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
         raise NetworkError("it contains itself", name, type(module).__name__)
     above = (*above, id(module))
     try:
-        return _node(module, shape, name, above, trained)
+        node = _node(module, shape, name, above, trained)
+        if 0 in (*shape, *node.output_shape):
+            raise NetworkError(f"nothing is left: it takes inputs of shape {shape} to {node.output_shape}")
+        return node
     except UnknownLayerError as error:
         if error.layer or not name:
             raise
@@ -163,7 +166,7 @@ def _node(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
             check_provable(merged)
         return node
     node = (AFFINE.get(cls) or NONLINEAR[cls])(module, shape, name)
-    if isinstance(node, Affine) and node.weights() and type(node).bound is Affine.bound:
+    if isinstance(node, Affine) and type(node).bound is Affine.bound:
         check_provable(node)
     return node
 

@@ -115,6 +115,7 @@ def test_a_banded_factorisation_refuses_what_is_below_the_norm(case):
         (nn.Conv2d(2, 3, 4, padding="same", dilation=2), (2, 9, 12)),  # padded by one more after than before
         (nn.Conv2d(2, 3, 1, 3), (2, 9, 9)),  # rows that meet no other, and rows that nothing reads
         (nn.Conv1d(4, 1, 3), (4, 20)),  # fewer outputs than inputs
+        (nn.Conv1d(1, 4, 3, padding=3), (1, 20)),  # and fewer inputs than outputs
     ],
 )
 def test_banded_bounds_are_exact_in_either_direction_and_along_a_single_axis(layer, shape):

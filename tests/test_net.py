@@ -302,6 +302,7 @@ def test_infinite_head_is_an_error():
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5)])
 def test_layers_in_training_mode_are_not_certified(layer):
+    layer.train()
     net = GloroNet(nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(4, 2)), (2,), 0.1)
     net.train()
     assert net(torch.randn(8, 2)).shape == (8, 3)

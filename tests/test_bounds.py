@@ -218,10 +218,14 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
                 proof(operator)
                 assert errors[0] >= min(operator.matrix().shape)
     # The torus: the symbol at frequency 0 is the sum of the taps, and a transform of n errs by log2 n roundings of it.
-    errors.clear()
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
-    torus_norm(linear_operator(kernel, (2, 5, 5)))
-    assert errors[0] >= (4 + 2 * math.log2(49)) * 2.0**-20 * 8 * (9 / 2) ** 2
+    large = nn.Conv2d(400, 1, 7)
+    nn.init.ones_(large.weight)
+    for layer, shape, taps in ((kernel, (2, 5, 5), 9), (large, (400, 7, 7), 49)):
+        errors.clear()
+        torus_norm(linear_operator(layer, shape))
+        channels = layer.in_channels * layer.out_channels
+        assert errors[0] >= (layer.in_channels + 2 * math.log2(49)) * 2.0**-20 * channels * (taps / 2) ** 2
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):

@@ -81,6 +81,10 @@ def test_margin_constants_of_the_two_forms():
     assert margin_constants(rows, 2.0, tight=False)[0].tolist() == [12.0, 14.0, 12.0]
 
 
+def test_distances_are_those_of_pythagoras():
+    assert _distances(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist() == [[0.0, 5.0], [5.0, 0.0]]
+
+
 def test_rows_of_zeros_have_constants_of_zero():
     for tight in (True, False):
         assert torch.equal(margin_constants(torch.zeros(3, 4), 2.0, tight=tight), torch.zeros(3, 3))

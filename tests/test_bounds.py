@@ -38,12 +38,20 @@ def test_a_radius_counts_the_error_and_its_growth(seed):
         assert max(exact, 0) * (1 - Q(2) ** -44) <= Q(r) <= max(exact, 0)
 
 
-def test_a_radius_is_rounded_down_where_every_operation_rounds_up():
-    a, b, c, g = 1.2499999999999742, -1.1403783070047468e-16, 1.249999999999974, 1.1087386036629722e-16
+@pytest.mark.parametrize(
+    ("a", "b", "c", "g", "e"),
+    [
+        (1.2499999999999742, -1.1403783070047468e-16, 1.249999999999974, 1.1087386036629722e-16, 0.0),
+        (1.250125990142011, -3.375148514850313e-16, 1.2499243228580912, 1.0772501968874067e-16, 0.0),
+        (1.2499999999999956, -3.6268429844736685e-16, 1.2499999999999953, 3.9891229126814226e-16, 1.2499999999999858),
+        (1.25, 0.0, 1.0, 1e-9, 0.0),  # the sum of float32 constants and this growth is no float32
+    ],
+)
+def test_a_radius_is_rounded_down_where_every_operation_rounds_up(a, b, c, g, e):
     logits, constants = torch.tensor([[a, b]], dtype=torch.float64), torch.full((2, 2), c, dtype=torch.float64)
-    assert Q(certified_radius(logits, constants, 0.0, g).item()) <= (Q(a) - Q(b)) / (Q(c) + Q(g))
-    # In float32 this growth would vanish beside the constant.
-    assert Q(certified_radius(logits, torch.ones(2, 2), 0.0, 1e-9).item()) <= (Q(a) - Q(b)) / (1 + Q(1e-9))
+    if c == 1:
+        constants = constants.float()
+    assert 0 < Q(certified_radius(logits, constants, e, g).item()) <= (Q(a) - Q(b) - Q(e)) / (Q(c) + Q(g))
 
 
 def test_a_margin_that_overflows_certifies_nothing():
@@ -198,9 +206,9 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
     what underflows errs by the smallest normal number, entry by entry."""
     errors = []
     monkeypatch.setattr(norms, "_proven_eigenvalue", lambda top, is_below, size, band, trace, error: errors.append(error) or 1.0)
-    wide, kernel, one = nn.Linear(12, 10), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2048, 2, 1)
+    dense, kernel, one = nn.Linear(12, 10), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2048, 2, 1)
     for layer, shape, proofs, terms in (
-        (wide, (12,), (unrolled_norm,), 12),
+        (dense, (12,), (unrolled_norm,), 12),
         (kernel, (2, 5, 5), (unrolled_norm, banded_norm), 18),
         (one, (2048, 1, 1), (unrolled_norm, torus_norm), 2048),
     ):
@@ -221,11 +229,13 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
     large = nn.Conv2d(400, 1, 7)
     nn.init.ones_(large.weight)
-    for layer, shape, taps in ((kernel, (2, 5, 5), 9), (large, (400, 7, 7), 49)):
+    wide = nn.Conv2d(1, 1, 3, padding=1)
+    nn.init.ones_(wide.weight)
+    for layer, shape, taps, places in ((kernel, (2, 5, 5), 9, 49), (large, (400, 7, 7), 49, 49), (wide, (1, 30, 30), 9, 1024)):
         errors.clear()
         torus_norm(linear_operator(layer, shape))
         channels = layer.in_channels * layer.out_channels
-        assert errors[0] >= (layer.in_channels + 2 * math.log2(49)) * 2.0**-20 * channels * (taps / 2) ** 2
+        assert errors[0] >= (layer.in_channels + 2 * math.log2(places)) * 2.0**-20 * channels * (taps / 2) ** 2
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):
@@ -570,6 +580,17 @@ def test_terms_of_both_signs_err_by_half_and_no_less(terms, last):
     assert number.sum_errors(10**7)[0] == math.inf
 
 
+def test_errors_of_errors_count_where_terms_are_many():
+    """1 and 100 terms of next to nothing: 101 roundings one on top of the other."""
+    layer = nn.Linear(100, 1).double()
+    with torch.no_grad():
+        layer.weight.fill_(1e-12)
+        layer.weight[0, 0], layer.bias[0] = 1.0, 1e-12
+    off = rounded(layer.weight, layer.bias, torch.ones(1, 100, dtype=torch.float64), UNIT)[0].item() - 1
+    of_terms, of_sum = COARSE.sum_errors(100)
+    assert off <= of_terms + of_sum
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
 def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     if isinstance(layer, nn.BatchNorm2d):
@@ -724,6 +745,12 @@ def test_what_cancels_may_have_been_long_and_is_off_by_its_parts(monkeypatch):
     made = Program(Residual(nn.Sequential(nn.ReLU(), ones(-1.0))), (1,))
     result = made.run(x, made.nodes, dtype=torch.float32)
     assert result.value == 0 and 100 * UNIT <= result.own <= result.length
+
+
+def test_the_length_of_numbers_whose_squares_underflow():
+    made = Program(nn.Sequential(nn.Flatten()), (16,))
+    for scale in (1e-25, 1e-40, 0.0):
+        assert made.run(torch.full((1, 16), scale), made.nodes, dtype=torch.float32).length >= 4 * torch.tensor(scale).item()
 
 
 def test_a_length_does_not_grow_with_the_batch():
@@ -893,6 +920,18 @@ def test_a_bias_alone_can_overflow():
 
 
 # ---- the network beside the program ----------------------------------------------------------------------------------------
+
+
+def test_what_float32_loses_in_the_body_and_the_head_enlarges_is_no_difference():
+    """2^20 is added and taken away: an error of 2^-4, of which the head makes 64."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 2)), (1,), 0.1).eval()
+    with torch.no_grad():
+        for layer, weight, bias in zip(
+            net.network, (1.0, 1.0, torch.tensor([[1e3], [-1e3]])), (2.0**20, -(2.0**20), 0.0), strict=True
+        ):
+            layer.weight.copy_(torch.as_tensor(weight))
+            layer.bias.fill_(bias)
+    assert net.certify(torch.tensor([[0.03]]), dtype=torch.float32).radius == 0 < net.certify(torch.tensor([[0.03]])).radius
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 30])

@@ -571,6 +571,19 @@ def test_settings_may_be_lists_and_numpy_s_numbers():
     assert net.certify(torch.rand(2, 1, 4, 4)).radius.shape == (2,)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_program_stands_still_while_its_network_moves_on(dtype):
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).to(dtype)
+    parametrizations.weight_norm(network[0])
+    made, x = Program(network.eval(), (2,)), torch.randn(4, 2, dtype=dtype)
+    before = made.run(x, made.nodes).value.clone()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    assert torch.equal(made.run(x, made.nodes).value, before)
+    assert not any(parameter.requires_grad for parameter in made.network.parameters())
+
+
 def test_a_program_computes_what_pytorch_computes():
     torch.manual_seed(0)
     network = nn.Sequential(

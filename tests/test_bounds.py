@@ -207,9 +207,9 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
     what underflows errs by the smallest normal number, entry by entry."""
     errors = []
     monkeypatch.setattr(norms, "_proven_eigenvalue", lambda top, is_below, size, band, trace, error: errors.append(error) or 1.0)
-    dense, kernel, one = nn.Linear(12, 10), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2048, 2, 1)
+    dense, kernel, one = nn.Linear(40, 2), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2048, 2, 1)
     for layer, shape, proofs, terms in (
-        (dense, (12,), (unrolled_norm,), 12),
+        (dense, (40,), (unrolled_norm,), 40),
         (kernel, (2, 5, 5), (unrolled_norm, banded_norm), 18),
         (one, (2048, 1, 1), (unrolled_norm, torus_norm), 2048),
     ):
@@ -240,11 +240,13 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):
-    """Sums of 40 positive numbers there and back, each of which may have been rounded down 80 times."""
-    layer = nn.Linear(40, 40, bias=False).double()
-    nn.init.ones_(layer.weight)
+    """Sums of 40 positive numbers there and of 40 or 2 back, all of which may have been rounded down."""
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
-    assert absolute_norm(linear_operator(layer, (40,))) ** 2 >= 1600 * (1 + 80 * 2.0**-20)
+    for outputs in (40, 2):
+        layer = nn.Linear(40, outputs, bias=False).double()
+        nn.init.ones_(layer.weight)
+        exact = 40 * outputs
+        assert absolute_norm(linear_operator(layer, (40,))) ** 2 >= exact * (1 + (40 + outputs) * 2.0**-20)
 
 
 def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
@@ -317,6 +319,11 @@ def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():
     for weight in (1000.0, 2.0**100, 2.0**-100):
         block = Residual(ones(-weight, 2), ones(weight * (1 + 2.0**-10), 2))
         assert 2 * weight * 2.0**-10 <= upper_bound(block, (2,)) <= 2 * weight * 2.0**-10 * (1 + 1e-3)
+        diagonal = Residual(ones(-weight, 2), ones(weight * (1 + 2.0**-10), 2))
+        with torch.no_grad():
+            for layer in diagonal.children():
+                layer.weight.mul_(torch.eye(2))
+        assert weight * 2.0**-10 <= upper_bound(diagonal, (2,)) <= weight * 2.0**-10 * (1 + 1e-3)
         block = nn.Sequential(ones(weight, 2), ones(weight, 2))
         assert 4 * weight**2 <= operator_norm(linear_operator(block, (2,))) <= 4 * weight**2 * (1 + 1e-6)
     # What is left is rounding: (-0.1) 0.1 + 0.01 is 0 in float64, and is not.

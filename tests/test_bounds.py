@@ -109,6 +109,16 @@ def test_gamma_is_rounded_up_and_ends_where_the_model_does(number):
     assert number.gamma(round(0.5 / number.unit)) == math.inf > number.gamma(round(0.25 / number.unit))
 
 
+@pytest.mark.parametrize("number", [DOUBLE, number_format(torch.float32), COARSE])
+def test_the_errors_of_a_sum_are_rounded_up(number):
+    unit = Q(number.unit)
+    for terms in (1, 2, 7, 100):
+        of_terms, of_sum = map(Q, number.sum_errors(terms))
+        first = unit * (1 + Q(terms) / 2)
+        assert first < of_terms <= first * (1 + 3 * (terms + 3) * unit) * (1 + Q(2) ** -46)
+        assert terms * unit / 2 < of_sum <= terms * unit / 2 * (1 + Q(2) ** -46)
+
+
 def test_formats_are_ieee_s():
     assert number_format(torch.float32) == Format(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
 

@@ -81,6 +81,7 @@ REFUSED = [
     (changed(nn.PReLU(), weight=zeros(1, 1)), (4,), "1 slopes"),
     (changed(nn.GELU(), approximate="quick"), (4,), "'quick' is not known"),
     (MinMax(), (), "even, not 0"),
+    (GroupSort(2), (), "multiple of it, not 0"),
     (nn.MaxPool2d(2), (4, 4), r"takes \(channels"),
     (nn.MaxPool2d(5), (1, 3, 3), "does not take inputs"),
     (changed(nn.Linear(2, 2), weight=torch.eye(2).to_sparse()), (2,), "ordinary dense tensors"),

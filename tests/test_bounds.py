@@ -608,6 +608,10 @@ def test_errors_of_errors_count_where_terms_are_many():
     off = rounded(layer.weight, layer.bias, torch.ones(1, 100, dtype=torch.float64), UNIT)[0].item() - 1
     of_terms, of_sum = COARSE.sum_errors(100)
     assert off <= of_terms + of_sum
+    # The same where the offset is the large one, and is added to first.
+    with torch.no_grad():
+        layer.weight[0, 0], layer.bias[0] = 1e-12, 1.0
+    assert (1 + UNIT) ** 100 - 1 <= rounding(walk(layer, (100,))).constant
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
@@ -770,6 +774,13 @@ def test_the_length_of_numbers_whose_squares_underflow():
     made = Program(nn.Sequential(nn.Flatten()), (16,))
     for scale in (1e-25, 1e-40, 0.0):
         assert made.run(torch.full((1, 16), scale), made.nodes, dtype=torch.float32).length >= 4 * torch.tensor(scale).item()
+
+
+def test_the_length_of_many_numbers_counts_the_rounding_of_their_sum(monkeypatch):
+    monkeypatch.setattr(program, "number_format", {torch.float64: DOUBLE, torch.float32: COARSE}.__getitem__)
+    made = Program(nn.Sequential(nn.Flatten()), (400,))
+    # Half of 400 roundings of a sum of squares are those of its root.
+    assert made.run(torch.ones(1, 400), made.nodes, dtype=torch.float32).length >= 20 * (1 + 200 * UNIT)
 
 
 def test_a_length_does_not_grow_with_the_batch():

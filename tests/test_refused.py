@@ -473,6 +473,15 @@ def test_logits_that_are_no_numbers_make_bottom():
     assert outputs.isfinite().all() and outputs[0].argmax() == 2
 
 
+def test_logits_that_only_float64_can_hold_are_cut_off_and_keep_their_order():
+    net = GloroNet(nn.Sequential(nn.Linear(1, 3, bias=False)), (1,), 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[1e20], [-1e20], [0.0]]))
+    x = torch.tensor([[1e19], [-1e19]])
+    outputs = net(x)
+    assert outputs.isfinite().all() and outputs.argmax(dim=1).tolist() == net.certify(x).label.tolist() == [0, 1]
+
+
 def test_the_form_of_the_table_can_be_changed():
     net = two_layers()
     tight = net.margin_constants()

@@ -327,7 +327,7 @@ class SumsOfProducts(Affine):
         fan_in: an upper bound on the number of products in such a sum.
     """
 
-    fan_in: int = 1
+    fan_in: int
 
     def rounding(self, number: Format, bound: float) -> Rounding:
         from gloro_lite.lipschitz.norms import absolute_norm

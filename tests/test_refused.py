@@ -473,6 +473,13 @@ def test_logits_that_are_no_numbers_make_bottom():
     assert outputs.isfinite().all() and outputs[0].argmax() == 2
 
 
+def test_a_batch_of_no_inputs_has_no_certificates():
+    net = two_layers()
+    for kind in ({}, {"guarantee": "deployed"}, {"dtype": None}):
+        assert net.certify(torch.zeros(0, 2), **kind).radius.shape == (0,)
+    assert net(torch.zeros(0, 2)).shape == (0, 4)
+
+
 def test_logits_that_only_float64_can_hold_are_cut_off_and_keep_their_order():
     net = GloroNet(nn.Sequential(nn.Linear(1, 3, bias=False)), (1,), 0.1).eval()
     with torch.no_grad():

@@ -157,6 +157,10 @@ class GloroNet(nn.Module):
 
     def _bounded(self) -> tuple[Program, _Head]:
         check_module(self, "", known=False, trained=True)  # a hook on the net itself would make net(x) another function
+        for name, module in self.network.named_modules():
+            if registered(module) is not None and any(part.training for part in module.modules()):
+                reason = "it is in training mode, where a layer of your own may compute something else: call .eval() first"
+                raise NetworkError(reason, name, type(module).__name__)
         known = self._program
         if known is not None and known[2] == self.tight and known[0].is_current(self.network, self.input_shape):
             return known[:2]

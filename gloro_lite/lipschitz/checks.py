@@ -112,11 +112,10 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
 
 
 def _check_mode(module: nn.Module, known: bool, refuse: Callable[[str], None]) -> None:
-    """Refuse what in training mode is no fixed function, or may be none; of a layer with a registered bound all its parts."""
-    if not known and any(part.training for part in module.modules()):
-        refuse("it is in training mode, where a layer of your own may compute something else: call .eval() first")
-    if module.training and (isinstance(module, _RANDOM) or parametrize.is_parametrized(module)):
-        refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
+    """Refuse what in training mode is no fixed function. A layer with a registered bound answers for what it is made of."""
+    for part in (module,) if known else module.modules():
+        if part.training and (isinstance(part, _RANDOM) or parametrize.is_parametrized(part)):
+            refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
 
 
 def _check_tensor(tensor: Tensor, name: str, refuse) -> None:

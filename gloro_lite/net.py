@@ -245,7 +245,8 @@ class GloroNet(nn.Module):
                 radius = radius.index_put((rows,), again[1])
         else:
             logits, radius, _ = _pass(program, head, x, dtype, deployed, epsilon)
-        self._compare(program, head, given, logits)
+        if sums_products(given.device):  # elsewhere its rounding is not known, and a difference says nothing
+            self._compare(program, head, given, logits)
         return logits, certificate(logits.detach().argmax(dim=1), radius, epsilon, guarantee), head.table
 
     @torch.no_grad()

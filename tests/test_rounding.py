@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, Residual
+from gloro_lite import GloroNet, MinMax, Normalize, Residual
 from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import linear_operator, upper_bound
 from gloro_lite.lipschitz.norms import absolute_norm, row_distances
+from gloro_lite.lipschitz.program import few
 from gloro_lite.lipschitz.rounding import Upper, length_up
 
 
@@ -319,3 +320,37 @@ def test_reduced_products_are_refused_where_they_would_be_used():
         assert net.certify(torch.rand(1, 4)).label.shape == (1,)
     finally:
         products.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("first", "shape", "value"),
+    [
+        (nn.AvgPool2d(16), (1, 16, 16), 2e36),
+        (nn.AdaptiveAvgPool2d(1), (1, 16, 16), 2e36),
+        (nn.AvgPool2d(2, divisor_override=1000), (1, 2, 2), 1e38),
+        (Normalize([-2e38], [1e10]), (1, 1, 1), 2e38),
+    ],
+    ids=str,
+)
+def test_what_overflows_before_it_is_divided_is_not_deployed(first, shape, value):
+    net = GloroNet(nn.Sequential(first, nn.Flatten(), nn.Linear(1, 2)), shape, 0.1).eval()
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[0.0], [1e-30]]))
+        net.head.bias.zero_()
+    x = torch.full((1, *shape), value)
+    assert not net.logits(x).isfinite().all()
+    assert net.certify(x, guarantee="deployed").radius.item() == 0
+    assert net.certify(x).radius.item() > 0  # in real arithmetic nothing overflows
+
+
+@pytest.mark.parametrize("guarantee", ["exact", "deployed"])
+def test_a_batch_of_no_images(guarantee):
+    net = image_net()
+    for dtype in (None, torch.float32, torch.float64):
+        assert net.certify(torch.zeros(0, 1, 6, 6), guarantee=guarantee, dtype=dtype).label.shape == (0,)
+    assert net(torch.zeros(0, 1, 6, 6)).shape[0] == 0
+
+
+def test_rows_of_a_very_long_batch():
+    rows = few(torch.zeros(1).expand(16777220))
+    assert rows.tolist()[0] == 0 and rows.tolist()[-1] == 16777219

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from operator import index
 
 import torch
@@ -131,7 +132,7 @@ class Convolution(SumsOfProducts):
             _refuse(layer, f"its padding of mode {layer.padding_mode!r} is larger than inputs of shape {input_shape}")
         super().__init__(layer, input_shape, (layer.out_channels, *outputs), name)
         # A padded input may be read several times over where the padding repeats the image.
-        repeats = 1 if layer.padding_mode == "zeros" else 3**self.axes
+        repeats = 1 if layer.padding_mode == "zeros" else math.prod(1 + sum(pair) for pair in pairs)
         self.terms = repeats * math.prod(self.kernel) * max(layer.in_channels, layer.out_channels) // layer.groups
         self.fan_in = math.prod(self.kernel) * layer.in_channels // layer.groups
         self.on_torus = layer.padding_mode == "zeros" and self.axes == 2
@@ -179,7 +180,7 @@ class Convolution(SumsOfProducts):
             *(step * s for step, s in zip(steps, self.stride, strict=True)),
         )
         windows = x.as_strided((*x.shape[:2], *self.kernel, *self.output_shape[1:]), strides, x.storage_offset())
-        windows = windows.reshape(len(x), self.groups, -1, math.prod(self.output_shape[1:]))
+        windows = windows.reshape(len(x), self.groups, self.fan_in, math.prod(self.output_shape[1:]))
         result = (self.weight.to(x).reshape(self.groups, -1, windows.shape[2]) @ windows).view(len(x), *self.output_shape)
         return result if bias is None else result + bias.view(-1, *(1,) * self.axes)
 
@@ -293,6 +294,11 @@ class AveragePool(SumsOfProducts):
             x, layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.count_include_pad, layer.divisor_override
         )
 
+    def rounding(self, number: Format, bound: float) -> Rounding:
+        whole = super().rounding(number, bound)
+        divisor = abs(getattr(self.layer, "divisor_override", None) or 0)
+        return replace(whole, peak=float(raised(whole.peak * max(self.fan_in, divisor))))  # the sum, which is then divided
+
     def core(self) -> AveragePool:
         return AveragePool(self.layer, (1, *self.input_shape[1:]), self.name) if self.input_shape[0] > 1 else self
 
@@ -377,11 +383,14 @@ class Diagonal(Affine):
     def rounding(self, number: Format, bound: float) -> Rounding:
         largest, area = self.scale().abs().max().item(), math.sqrt(math.prod(self.input_shape[1:]))
         if isinstance(self.layer, Normalize):
-            offset = _length(self.layer.mean * self.scale())
+            offset, mean = _length(self.layer.mean * self.scale()), _length(self.layer.mean)
         else:
+            mean = _length(self.layer.running_mean)
             offset = 2 * _length(self.layer.running_mean * self.scale()) + _length(self.layer.bias)
         underflow = 8 * number.tiny * math.sqrt(math.prod(self.input_shape)) * (1 + largest)
-        return Rounding(float(raised(16 * number.unit * largest)), float(raised(16 * number.unit * offset * area + underflow)))
+        constant = float(raised(16 * number.unit * offset * area + underflow))
+        # The mean is taken off before anything is scaled.
+        return Rounding(float(raised(16 * number.unit * largest)), constant, 1.0, float(raised(mean * area)))
 
     def absolute(self) -> Affine:
         return _AbsoluteDiagonal(self)

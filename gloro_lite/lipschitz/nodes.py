@@ -66,10 +66,17 @@ class Track:
 
 @dataclass(frozen=True)
 class Rounding:
-    """A layer's own rounding: it errs by at most gain times the length of its input, plus constant, in l2."""
+    """A layer's own rounding: it errs by at most gain times the length of its input, plus constant, in l2.
+
+    Attributes:
+        peak, peak_constant: no intermediate result is, before it is rounded, larger than `peak` times that length plus
+            `peak_constant`; what the layer's own bound and offset say already may be left out.
+    """
 
     gain: float
     constant: float
+    peak: float = 0.0
+    peak_constant: float = 0.0
 
 
 class Node:
@@ -116,10 +123,11 @@ class Node:
             rounding = constants.rounding(self, constants.deployed)
             reach, slope = track.length + deployed.at, track.lipschitz + deployed.slope
             # An offset is no longer than the result and what the input makes of it together.
-            offset = length + lipschitz * track.length
+            offset = length + lipschitz * track.length + rounding.peak_constant
+            peak = Upper(max(lipschitz, rounding.peak))
             largest = (
-                torch.maximum(largest[0], 2 * (lipschitz * reach + _error(rounding, reach) + offset)),
-                max(largest[1], 2 * (lipschitz + rounding.gain) * slope),
+                torch.maximum(largest[0], 2 * (peak * reach + _error(rounding, reach) + offset)),
+                max(largest[1], 2 * (peak + rounding.gain) * slope),
             )
             deployed = Deviation(
                 _up(lipschitz * deployed.at + _error(rounding, reach)),
@@ -337,9 +345,11 @@ class SumsOfProducts(Affine):
         # Of each term its product and its addition, where subnormal numbers are flushed; doubled for what the sum makes of them.
         underflow = (4 * self.fan_in + 2) * number.tiny * math.sqrt(size)
         # The offset is one of the terms; the exact sum is no longer than what the input can be stretched to, and the offset.
-        gain = Upper(of_terms) * absolute_norm(self) + Upper(of_sum) * bound
+        absolute = absolute_norm(self)
+        gain = Upper(of_terms) * absolute + Upper(of_sum) * bound
         offset = (Upper(of_terms) + of_sum) * self.offset_length()
-        return Rounding(float(raised(gain)), float(raised(offset + underflow)))
+        # Weights that meet one number of the input, as where padding repeats it, cancel in the bound but not on the way.
+        return Rounding(float(raised(gain)), float(raised(offset + underflow)), float(absolute))
 
 
 class Chain(Affine):

@@ -233,7 +233,7 @@ def _span(operator: Affine) -> float:
     if isinstance(operator, Chain):
         return sum(map(_span, operator.parts))
     if isinstance(operator, Parallel):
-        return max(map(_span, operator.parts), default=0.0)
+        return max(map(_span, operator.parts), default=0.0) + math.log2(max(len(operator.parts), 1))
     with torch.no_grad():
         largest = operator.absolute().forward(torch.ones(1, *operator.input_shape, dtype=torch.float64)).max().item()
     return abs(math.log2(largest)) if 0 < largest < math.inf else math.inf if largest else 0.0

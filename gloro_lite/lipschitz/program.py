@@ -290,7 +290,9 @@ class Program:
 def few(x: Tensor) -> Tensor:
     """The rows of a batch on which the network itself is run: up to four, spread over the batch."""
     count = min(len(x), _COMPARED)
-    rows = torch.linspace(0, len(x) - 1, count).round().long() if count else torch.zeros(0, dtype=torch.int64)
+    rows = (
+        torch.linspace(0, len(x) - 1, count, dtype=torch.float64).round().long() if count else torch.zeros(0, dtype=torch.int64)
+    )
     return rows.to(x.device)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import secrets
 import sys
@@ -50,6 +51,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write a record as indented JSON, as `write_atomically` does."""
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:

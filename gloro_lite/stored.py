@@ -109,19 +109,19 @@ def record(run: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError as `folder` does, OtherMethodError, and ValueError for what is no such record.
     """
     path = folder(run) / "result.json"
+    method = ""
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-        if (method := str(written.get("recipe")).partition("/")[0]) in OTHER_METHODS:
-            raise OtherMethodError(
-                f"{path} is of a run of another method, {method}, and no GloRo Net: its figures are in that file, its "
-                f"certificates in certificates.csv beside it, and gloro_lite.methods.{method} makes more"
-            )
+        method = str(written.get("recipe")).partition("/")[0]
         result = migrated(written)
         known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
-    except OtherMethodError:
-        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False
+    if method in OTHER_METHODS:
+        raise OtherMethodError(
+            f"{path} is of a run of another method, {method}, and no GloRo Net: its figures are in that file, its "
+            f"certificates in certificates.csv beside it, and gloro_lite.methods.{method} makes more"
+        )
     if not known:
         raise ValueError(f"{path} is damaged or no record of a run on {', '.join(INFO)}: train it again or take the file anew")
     return dict(result)

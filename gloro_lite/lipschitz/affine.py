@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
-from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +12,8 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Normalize
 from gloro_lite.lipschitz.errors import NetworkError
-from gloro_lite.lipschitz.nodes import Affine, Bound, Norms, Rounding, Shape, SumsOfProducts
+from gloro_lite.lipschitz.nodes import Affine, Bound, Norms, Rounding, Shape, SumsOfProducts, per_axis
 from gloro_lite.lipschitz.rounding import Format, length_up, raised
-
-
-def _pair(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
-    """A setting that PyTorch takes as one number or a sequence, numpy's numbers included: a tuple of ints."""
-    return tuple(index(v) for v in (value if isinstance(value, tuple | list) else (value,) * count))
 
 
 def _refuse(layer: nn.Module, reason: str) -> None:
@@ -113,7 +107,7 @@ class Convolution(SumsOfProducts):
     def __init__(self, layer: nn.Conv1d | nn.Conv2d, input_shape: Shape, name: str):
         self.axes = 1 if isinstance(layer, nn.Conv1d) else 2
         self.kernel, self.stride, self.dilation = (
-            _pair(value, self.axes) for value in (layer.kernel_size, layer.stride, layer.dilation)
+            per_axis(value, self.axes) for value in (layer.kernel_size, layer.stride, layer.dilation)
         )
         self.groups = layer.groups
         _check_kernel(layer, (layer.out_channels, layer.in_channels // layer.groups, *self.kernel))
@@ -207,7 +201,7 @@ def _padding(layer: nn.Module, axes: int, kernel: Shape, dilation: Shape) -> tup
         total = [d * (k - 1) if layer.padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         expected = [number for t in reversed(total) for number in (t // 2, t - t // 2)]
     else:
-        expected = [number for p in reversed(_pair(layer.padding, axes)) for number in (p, p)]
+        expected = [number for p in reversed(per_axis(layer.padding, axes)) for number in (p, p)]
     if layer.padding_mode != "zeros" and list(layer._reversed_padding_repeated_twice) != expected:
         _refuse(layer, "its padding was changed after it was built: build the layer anew")
     return tuple(expected)
@@ -218,11 +212,11 @@ class TransposedConvolution(SumsOfProducts):
 
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d, input_shape: Shape, name: str):
         self.axes = 1 if isinstance(layer, nn.ConvTranspose1d) else 2
-        self.kernel = _pair(layer.kernel_size, self.axes)
+        self.kernel = per_axis(layer.kernel_size, self.axes)
         _check_kernel(layer, (layer.in_channels, layer.out_channels // layer.groups, *self.kernel))
         if len(input_shape) != self.axes + 1 or input_shape[0] != layer.in_channels:
             _refuse(layer, f"it takes {layer.in_channels} channels and {self.axes} axes; inputs of shape {input_shape} reach it")
-        settings = (_pair(v, self.axes) for v in (layer.stride, layer.padding, layer.dilation, layer.output_padding))
+        settings = (per_axis(v, self.axes) for v in (layer.stride, layer.padding, layer.dilation, layer.output_padding))
         outputs = [
             (n - 1) * s - 2 * p + d * (k - 1) + o + 1
             for n, k, s, p, d, o in zip(input_shape[1:], self.kernel, *settings, strict=True)
@@ -284,7 +278,7 @@ class AveragePool(SumsOfProducts):
         self.terms = 2 * math.prod(input_shape[1:])
         adaptive = isinstance(layer, nn.AdaptiveAvgPool2d)
         # Two more for the division, which may be a product with a reciprocal.
-        self.fan_in = math.prod(input_shape[1:] if adaptive else _pair(layer.kernel_size, 2)) + 2
+        self.fan_in = math.prod(input_shape[1:] if adaptive else per_axis(layer.kernel_size, 2)) + 2
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer

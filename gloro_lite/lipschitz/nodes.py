@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Protocol
 
 import torch
@@ -18,6 +19,11 @@ from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up, rais
 
 Shape = tuple[int, ...]
 Bound = Tensor | float
+
+
+def per_axis(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+    """A setting that PyTorch takes as one number or a sequence, numpy's numbers included: a tuple of ints."""
+    return tuple(index(v) for v in (value if isinstance(value, tuple | list) else (value,) * count))
 
 
 class Norms(Protocol):

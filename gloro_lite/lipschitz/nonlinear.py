@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Absolute, GroupSort, MinMax
 from gloro_lite.lipschitz.errors import NetworkError
-from gloro_lite.lipschitz.nodes import Bound, Node, Norms, Rounding, Shape
+from gloro_lite.lipschitz.nodes import Bound, Node, Norms, Rounding, Shape, per_axis
 from gloro_lite.lipschitz.rounding import Format
 
 
@@ -163,7 +163,7 @@ class MaxPool(Node):
         # Each output moves by at most the largest change in its window, so the squared constant is the number of windows that
         # one input can be in: 1 where they do not overlap.
         layer = self.layer
-        pairs = (v if isinstance(v, tuple | list) else (v, v) for v in (layer.kernel_size, layer.stride, layer.dilation))
+        pairs = (per_axis(v, 2) for v in (layer.kernel_size, layer.stride, layer.dilation))
         windows = math.prod(min(k, -(-(d * (k - 1) + 1) // s)) for k, s, d in zip(*pairs, strict=True))
         root = math.isqrt(windows)
         return norms.constant(float(root) if root * root == windows else math.nextafter(math.sqrt(windows), math.inf))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.evaluate import figures
-from gloro_lite.files import replacing, table, write_atomically
+from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
 from gloro_lite.voronoi import SiteClassifier, check_sites
 
@@ -484,7 +484,7 @@ def write(
         rows = zip(range(len(y)), y.tolist(), c.prediction.tolist(), c.radius.tolist(), strict=True)
         write_atomically(folder / f"{name}.csv", table(("index", "label", "prediction", "radius"), rows))
     # Last: where it stands, the others do.
-    write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_json(folder / "result.json", result)
     return result
 
 

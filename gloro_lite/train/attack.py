@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gloro_lite import attack_suite, attacks, stored
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train import rivals
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(run, {name: value for name, value in report[run].items() if not isinstance(value, dict)}, flush=True)
         broken += report[run]["false"]
         # After each: a run of hours may be stopped.
-        write_atomically(OUTPUT, (json.dumps(dict(sorted(report.items())), indent=2) + "\n").encode())
+        write_json(OUTPUT, dict(sorted(report.items())))
     return int(broken > 0)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import re
 import statistics
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
-from gloro_lite.files import write_atomically
+from gloro_lite.files import write_json
 from gloro_lite.layers import MinMax
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
@@ -174,7 +173,7 @@ def main() -> None:
     folder = STORED.parent / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + ".json")
-    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    write_json(path, report)
     print(f"written to {path}")
 
 

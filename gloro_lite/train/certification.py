@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import multiprocessing
 import statistics
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from gloro_lite import GloroNet, networks
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, write_json
 from gloro_lite.methods import bcp, kw, local, smoothing
 from gloro_lite.methods.sites import SiteClassifier
 from gloro_lite.provenance import machine
@@ -262,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
         row = known[case]
         report["tables"].setdefault(table, []).append(row)
         print(table, row, flush=True)
-        write_atomically(OUTPUT, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(OUTPUT, report)
     print(f"written to {OUTPUT}")
     return 0
 

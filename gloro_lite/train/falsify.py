@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import load_data, load_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
                 entry["searches"][f"{kind}, {part}" if part else kind] = counts
                 print(name, part, kind, json.dumps(counts), flush=True)
                 order = {k: attacked[k] for k in names() if k in attacked}
-                write_atomically(OUTPUT, (json.dumps({"attacked": order}, indent=2) + "\n").encode())
+                write_json(OUTPUT, {"attacked": order})
     wrong = list(false_certificates(attacked))
     print("\n".join(wrong) or "no certificate broke")
     return int(bool(wrong))

@@ -16,20 +16,19 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloro_lite import networks
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.files import home, write_atomically
-from gloro_lite.fit import warmup_then_cosine
+from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import Sites, hinge, initial_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train.console import add_data, reports_errors
-from gloro_lite.train.muon import Muon
-from gloro_lite.train.optimizers import as_matrix
+from gloro_lite.train.optimizers import Optimizers
+from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
 from gloro_lite.train.trainer import pixels
 
@@ -86,13 +85,13 @@ def train(per_class: int, seed: int, images: Images, settings: dict) -> tuple[Gl
     with torch.no_grad():
         start = torch.cat([features(net, part) for part in images.x.split(1000)])
     sites = initial_sites(start, images.y, per_class, "kmeans", seed)
-    matrices = [nn.Parameter(as_matrix(weight.data)) for weight in sphere.weights]
-    biases = [parameter for parameter in net.network[:-1].parameters() if parameter.dim() == 1]
-    optimizers = [
-        (Muon(matrices, lr=0.0), settings["learning_rate"]),
-        (torch.optim.Adam(biases, lr=0.0), settings["bias_rate"]),
-        (torch.optim.Adam(sites.parameters(), lr=0.0), settings["site_rate"]),
-    ]
+    recipe = Recipe(
+        name="features",
+        **{name: settings[name] for name in ("dataset", "network", "epsilon", "learning_rate", "warmup")},
+        train_epsilon=settings["epsilon"],
+        head_learning_rate=settings["bias_rate"],
+    )
+    of_body, of_sites = Optimizers(recipe, net), torch.optim.Adam(sites.parameters(), lr=0.0)
     search = {"own": settings["own"], "rivals": settings["rivals"]}
     steps, done = settings["epochs"] * math.ceil(len(images.x) / settings["batch_size"]), 0
     for _ in range(settings["epochs"]):
@@ -105,11 +104,10 @@ def train(per_class: int, seed: int, images: Images, settings: dict) -> tuple[Gl
             loss.backward()
             sphere.project()
             done += 1
-            for matrix, weight in zip(matrices, sphere.weights, strict=True):
-                matrix.grad = as_matrix(weight.grad)
-            for optimizer, peak in optimizers:
-                optimizer.param_groups[0]["lr"] = peak * warmup_then_cosine(done / steps, settings["warmup"])
-                optimizer.step()
+            scale = recipe.rate_scale(done / steps)
+            of_body.step(scale)  # not of the last layer, which has no gradient
+            of_sites.param_groups[0]["lr"] = settings["site_rate"] * scale
+            of_sites.step()
     sphere.converge()
     return net, sites
 
@@ -160,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
         row = {**what, **figures, "processor_seconds": seconds, **machine(torch.device("cpu"))}
         report["runs"].append(row)
         print({key: value for key, value in row.items() if key != "versions"}, flush=True)
-        write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(options.output, report)
     return 0
 
 

@@ -18,7 +18,7 @@ from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
 from gloro_lite.train.console import add_data, reports_errors
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(run, row, flush=True)
         known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
         record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
-        write_atomically(OUTPUT, (json.dumps(record, indent=2) + "\n").encode())
+        write_json(OUTPUT, record)
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
-from gloro_lite.files import write_atomically
+from gloro_lite.files import write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train.recipes import PRECISIONS, find
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
         report["oneDNN may use"][hidden] = row = json.loads(done.stdout)
         print(hidden, json.dumps(row["recipes"]), flush=True)
-    write_atomically(TARGET, (json.dumps(report, indent=2) + "\n").encode())
+    write_json(TARGET, report)
     print(f"written to {TARGET}")
     return 0
 

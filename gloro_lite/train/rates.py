@@ -13,26 +13,25 @@ import dataclasses
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
-from gloro_lite.train.ablations import BASE
+from gloro_lite.train import ablations
 from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.trainer import Diverged, Trainer
+from gloro_lite.train.trainer import Diverged
 
 OUTPUT = home() / "rates.json"
 
 ROWS = {
     "mnist-0.3": dataclasses.replace(find("mnist-0.3"), epochs=10),
-    "mnist-1.58": dataclasses.replace(BASE, name="mnist-1.58", power_iterations=5),
+    "mnist-1.58": dataclasses.replace(ablations.BASE, name="mnist-1.58", power_iterations=5),
     "cifar10": dataclasses.replace(find("cifar10-first"), name="cifar10", epochs=4),
 }
 """What is trained: short runs of our recipes, on MNIST with the small 2C2F at either epsilon."""
@@ -53,17 +52,11 @@ SEEDS = (0, 1, 2)
 def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
     """Train once; returns figures on the validation split, as fractions, both 0 where training diverged."""
     start = time.process_time()
-    figures = {"validation_accuracy": 0.0, "validation_vra": 0.0}
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(recipe, data, Path(folder), seed=seed)
-        try:
-            trainer.run(progress=False)
-            last = trainer.history[-1]
-            figures = {"validation_accuracy": last["accuracy"], "validation_vra": last["vra"]}
-        except Diverged:
-            pass
-    seconds = (time.process_time() - start) / recipe.epochs
-    return {**figures, "seconds_per_epoch": seconds, "arithmetic": trainer.step.arithmetic._asdict()}
+    try:
+        figures = ablations.run(recipe, seed, data)
+    except Diverged:
+        figures = {"validation_accuracy": 0.0, "validation_vra": 0.0}
+    return {**figures, "seconds_per_epoch": (time.process_time() - start) / recipe.epochs}
 
 
 def best_rate(tried: dict[float, float]) -> float:
@@ -146,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
             recipe = dataclasses.replace(ROWS[row], **changes, learning_rate=what["rate"], epochs=what["epochs"])
             report["runs"].append({**what, **run(recipe, what["seed"], data), **machine(torch.device("cpu"))})
             print({key: value for key, value in report["runs"][-1].items() if key not in ("arithmetic", "versions")}, flush=True)
-            write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
+            write_json(options.output, report)
     return 0
 
 

@@ -206,7 +206,7 @@ _CIFAR_FIRST = Recipe(
     augmentation="cifar10-light",
     epochs=45,
 )
-"""What two cores can do in a sitting, and where `cifar10` starts."""
+"""What two cores can do in a sitting, and where `cifar10-second` starts."""
 
 _CIFAR_SECOND = dataclasses.replace(
     _CIFAR_FIRST,

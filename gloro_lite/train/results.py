@@ -13,7 +13,7 @@ from gloro_lite import serialization
 from gloro_lite.certificate import Certificate
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, figures
-from gloro_lite.files import home, table, write_atomically
+from gloro_lite.files import home, table, write_atomically, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
 from gloro_lite.stored import FORMAT, migrated
@@ -113,7 +113,7 @@ def write_certificates(folder: Path, certificate: Certificate, test: Images, res
     rows = zip(range(len(labels)), labels, certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
     write_atomically(folder / "certificates.csv", table(("index", "label", "prediction", "radius"), rows))
     # Last: where it stands, the others do.
-    write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_json(folder / "result.json", result)
 
 
 def _versions() -> dict:

@@ -16,8 +16,13 @@ NETWORKS = {
     "4C3F": "c32k3 c32k4s2 c64k3 c64k4s2 | 512 512",
     "6C2F": "c32k3 c32k3 c32k4s2 c64k3 c64k3 c64k4s2 | 512",
     "8C2F": "c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
+    "8C2F-half": "p2 c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
 }
-"""Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows."""
+"""Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows.
+
+A first word p2 stands for sums over windows of 2 x 2, halved: half the resolution, and a layer of norm 1, so that an epsilon of the
+large image is one of the small image too.
+"""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "minmax": MinMax,
@@ -53,6 +58,9 @@ def build(
     if initialisation not in INITIALISATIONS:
         raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}; not {initialisation!r}")
     convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
+    pooled = re.match(r"p([2-9])\s+", convolutions)
+    if pooled:
+        convolutions = convolutions[pooled.end() :]
     parsed = [re.fullmatch(r"c([1-9]\d*)k([1-9]\d*)(?:s([1-9]\d*))?", word, re.ASCII) for word in convolutions.split()]
     if not bar or not all(parsed) or not all(re.fullmatch(r"[1-9]\d*", word, re.ASCII) for word in dense.split()):
         raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
@@ -60,6 +68,10 @@ def build(
         torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed would seed GPUs too
         channels, height, width = input_shape
         layers: list[nn.Module] = []
+        if pooled:
+            side = int(pooled[1])
+            layers.append(nn.AvgPool2d(side, divisor_override=side))
+            height, width = height // side, width // side
         for match in parsed:
             out_channels, kernel, stride = int(match[1]), int(match[2]), int(match[3] or 1)
             layers += [nn.Conv2d(channels, out_channels, kernel, stride, padding=1), ACTIVATIONS[activation]()]

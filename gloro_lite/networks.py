@@ -20,8 +20,8 @@ NETWORKS = {
 }
 """Convolutions, a bar, dense layers; c32k4s2 has 32 channels, kernel 4, stride 2, padding 1. The layer of the logits follows.
 
-A first word p2 stands for sums over windows of 2 x 2, halved: half the resolution, and a layer of norm 1, so that an epsilon of the
-large image is one of the small image too.
+A first word p2 stands for sums over windows of 2 x 2 pixels, halved: half the resolution by a layer of norm 1, so that what is
+certified of the small image within an l2 distance holds of the large one too.
 """
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -58,10 +58,9 @@ def build(
     if initialisation not in INITIALISATIONS:
         raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}; not {initialisation!r}")
     convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
-    pooled = re.match(r"p([2-9])\s+", convolutions)
-    if pooled:
-        convolutions = convolutions[pooled.end() :]
-    parsed = [re.fullmatch(r"c([1-9]\d*)k([1-9]\d*)(?:s([1-9]\d*))?", word, re.ASCII) for word in convolutions.split()]
+    words = convolutions.split()
+    pooled = words[:1] == ["p2"]
+    parsed = [re.fullmatch(r"c([1-9]\d*)k([1-9]\d*)(?:s([1-9]\d*))?", word, re.ASCII) for word in words[pooled:]]
     if not bar or not all(parsed) or not all(re.fullmatch(r"[1-9]\d*", word, re.ASCII) for word in dense.split()):
         raise ValueError(f"network must be one of {', '.join(NETWORKS)} or be written like {NETWORKS['2C2F']!r}; not {network!r}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global state
@@ -69,9 +68,8 @@ def build(
         channels, height, width = input_shape
         layers: list[nn.Module] = []
         if pooled:
-            side = int(pooled[1])
-            layers.append(nn.AvgPool2d(side, divisor_override=side))
-            height, width = height // side, width // side
+            layers.append(nn.AvgPool2d(2, divisor_override=2))
+            height, width = height // 2, width // 2
         for match in parsed:
             out_channels, kernel, stride = int(match[1]), int(match[2]), int(match[3] or 1)
             layers += [nn.Conv2d(channels, out_channels, kernel, stride, padding=1), ACTIVATIONS[activation]()]

@@ -27,6 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from gloro_lite import networks
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKER = ROOT / "data" / "checker"
 sys.path.insert(0, str(CHECKER))
@@ -818,6 +820,26 @@ def test_cifar10_is_read_and_its_pickle_may_build_arrays_alone(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
+def test_tiny_imagenet_is_read_as_the_package_reads_it(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "tiny-imagenet-200"
+    (folder / "val" / "images").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("n02\nn01\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(f"val_{k}.JPEG\tn0{1 + k}\t0\t0\t9\t9\n" for k in (1, 0)))
+    generator = np.random.default_rng(0)
+    for k, mode in enumerate(("RGB", "L")):  # some are greyscale
+        shape = (64, 64, 3) if mode == "RGB" else (64, 64)
+        image_module.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(folder / "val/images" / f"val_{k}.JPEG")
+    images, labels = reading.test_split("tiny-imagenet", tmp_path)
+    assert labels.tolist() == [1, 0] and images.shape == (2, 3, 64, 64)
+    for k, image in enumerate(images):
+        with image_module.open(folder / "val" / "images" / f"val_{k}.JPEG") as opened:
+            assert np.array_equal(image.transpose(1, 2, 0), np.asarray(opened.convert("RGB")))
+    (folder / "val" / "images" / "val_1.JPEG").write_bytes(b"cut")
+    with pytest.raises(reading.Unusable, match="val_1"):
+        reading.test_split("tiny-imagenet", tmp_path)
+
+
 # The prover of norms.
 
 
@@ -938,6 +960,28 @@ def test_exact_logits_are_those_of_fractions_and_float64_is_as_close_as_it_says(
                 error = abs(truth[j] - truth[i] - (Fraction(y[k, j]) - Fraction(y[k, i])))
                 allowed = deviation[k] * np.linalg.norm(head[j] - head[i]) + local[k, j] + local[k, i]
                 assert i == j or (error <= Fraction(allowed * (1 + 1e-12)) and allowed < 1e-11)
+
+
+def test_pooling_first_is_exact_and_has_norm_one():
+    """Against fractions on every grey value, and the unrolled operator's singular values."""
+    grey = np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255)
+    images = np.random.default_rng(0).choice(grey, (40, 2, 6, 7))
+    images[0], images[1] = grey[1], grey[255]
+    small = network.pooled(images)
+    for k, c, y, x in itertools.product(range(40), range(2), range(3), range(3)):
+        window = images[k, c, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel()
+        assert Fraction(small[k, c, y, x]) == sum(map(Fraction, window.tolist())) / 2
+    basis = network.pooled(np.eye(84, dtype=np.float32).reshape(84, 2, 6, 7)).reshape(84, -1)
+    assert np.allclose(np.linalg.svd(basis, compute_uv=False), 1)
+
+
+def test_a_pooled_network_has_the_layers_of_its_notation():
+    plans = network.plan("p2 c4k3 c4k4s2 | 8", "minmax", (3, 8, 10))
+    assert [p.name for p in plans] == ["1", "3", "6", "8"] and plans[0].inputs == (3, 4, 5) and plans[2].inputs == (4 * 2 * 2,)
+    built = networks.build("p2 c4k3 c4k4s2 | 8", (3, 8, 10), 2)
+    affine = [name for name, layer in built.named_children() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
+    assert affine == [p.name for p in plans]
+    assert network.NAMED == networks.NETWORKS
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))

@@ -63,3 +63,13 @@ def test_own_notation_and_errors():
         networks.build("2C2F", (1, 28, 28), 10, initialisation="zeros")
     with pytest.raises(ValueError, match="too small"):
         networks.build("6C2F", (3, 2, 2), 10)
+
+
+def test_a_first_word_p2_halves_the_resolution_and_keeps_every_epsilon():
+    network = networks.build("p2 c4k3 | 8", (3, 8, 10), 2)
+    pool, x = network[0], torch.rand(2, 3, 8, 10, dtype=torch.float64)
+    windows = x.unfold(2, 2, 2).unfold(3, 2, 2)
+    assert torch.allclose(pool(x), windows.sum(dim=(4, 5)) / 2) and network[1].weight.shape == (4, 3, 3, 3)
+    matrix = torch.func.jacrev(pool)(x[0]).reshape(3 * 4 * 5, -1)
+    assert torch.allclose(matrix @ matrix.T, torch.eye(60, dtype=torch.float64))
+    assert networks.build("8C2F-half", (3, 64, 64), 200)[-3].in_features == 256 * 4 * 4

@@ -54,7 +54,7 @@ class ExactNetwork:
         self.biases = [Scaled.of(layer.bias) for layer in layers]
 
     def logits(self, image: np.ndarray) -> list[Fraction]:
-        """The logits of one float32 image (channels, height, width)."""
+        """The logits of one image (channels, height, width), pooled where the network pools first."""
         x = Scaled.of(image)
         for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
             if layer.is_convolution:

@@ -2,7 +2,8 @@
 
 `c32k4s2` is a convolution with 32 channels, kernel 4, stride 2 and zero padding 1; dense layers follow a bar. After each of them
 comes an activation: MinMax (channels k and k + c/2 become their minimum and maximum), GroupSort of 4 (channels k, k + c/4,
-k + c/2 and k + 3c/4 are sorted), ReLU, or the absolute value; last come the logits.
+k + c/2 and k + 3c/4 are sorted), ReLU, or the absolute value; last come the logits. A first word `p2` is a layer before all of
+them: sums over windows of 2 x 2 pixels that do not overlap, halved.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ NAMED = {
     "4C3F": "c32k3 c32k4s2 c64k3 c64k4s2 | 512 512",
     "6C2F": "c32k3 c32k3 c32k4s2 c64k3 c64k3 c64k4s2 | 512",
     "8C2F": "c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
+    "8C2F-half": "p2 c64k3 c64k3 c64k4s2 c128k3 c128k3 c128k4s2 c256k3 c256k4s2 | 256",
 }
 
 SORTED = {"minmax": 2, "groupsort4": 4}  # channels in a group
@@ -60,16 +62,36 @@ class Plan:
     outputs: tuple[int | None, ...]
 
 
+def is_pooled(notation: str) -> bool:
+    """Whether the first layer is that of `pooled`."""
+    return NAMED.get(notation, notation).split()[:1] == ["p2"]
+
+
+def pooled(images: np.ndarray) -> np.ndarray:
+    """Sums over windows of 2 x 2 pixels, halved: from (n, channels, height, width) float32 to half the sides, in float64.
+
+    Exact for what the networks see, whole numbers up to 255 divided by 255 and rounded to float32: the sum of four has 34 bits.
+    The map's rows are orthonormal, so that it shortens or keeps every distance, and a layer behind it has the norm of both.
+    """
+    height, width = (side // 2 * 2 for side in images.shape[2:])
+    x = images[:, :, :height, :width].astype(np.float64)
+    return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 2
+
+
 def plan(notation: str, activation: str, image: tuple[int, int, int]) -> list[Plan]:
-    """Layers as a torch.nn.Sequential numbers them: each activation and the flattening takes a number. Raises ValueError."""
+    """Affine layers as a torch.nn.Sequential numbers them: pooling, activations and the flattening take numbers too.
+
+    Raises ValueError.
+    """
     convolutions, bar, dense = NAMED.get(notation, notation).partition("|")
-    words = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word, re.ASCII) for word in convolutions.split()]
+    first = int(is_pooled(notation))
+    words = [re.fullmatch(r"c(\d+)k(\d+)(?:s(\d+))?", word, re.ASCII) for word in convolutions.split()[first:]]
     if not bar or not all(words) or not all(re.fullmatch(r"\d+", word, re.ASCII) for word in dense.split()):
         raise ValueError(f"{notation!r} is not the notation of a network")
     if activation not in ACTIVATIONS:
         raise ValueError(f"the activation {activation!r} is not known here")
     layers: list[Plan] = []
-    shape: tuple[int, ...] = image
+    shape: tuple[int, ...] = (image[0], image[1] // 2, image[2] // 2) if first else image
     for word in words:
         channels, kernel, stride = int(word[1]), int(word[2]), int(word[3] or 1)
         if min(channels, kernel, stride) < 1:
@@ -78,9 +100,9 @@ def plan(notation: str, activation: str, image: tuple[int, int, int]) -> list[Pl
         if min(sides) < 1:
             raise ValueError(f"images of {image} are too small for {notation!r}")
         outputs = (channels, *sides)
-        layers.append(Plan(str(2 * len(layers)), (channels, shape[0], kernel, kernel), stride, shape, outputs))
+        layers.append(Plan(str(first + 2 * len(layers)), (channels, shape[0], kernel, kernel), stride, shape, outputs))
         shape = outputs
-    number = 2 * len(layers) + 1
+    number = first + 2 * len(layers) + 1
     shape = (math.prod(shape),)
     for word in dense.split():
         layers.append(Plan(str(number), (int(word), *shape), 0, shape, (int(word),)))
@@ -224,7 +246,9 @@ class Network:
         self.norms = norms
 
     def logits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits (n, classes) of images (n, channels, height, width) float32, and what bounds the error of their differences.
+        """Logits (n, classes) of images (n, channels, height, width), and what bounds the error of their differences.
+
+        Images come pooled where the network pools first.
 
         Returns (y, deviation, local): the computed y_j - y_i, before it is rounded itself, is off by at most
         deviation ||w_j - w_i|| + local_j + local_i, with deviation (n,) and local (n, classes).

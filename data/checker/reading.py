@@ -166,6 +166,29 @@ def _cifar10(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return images.reshape(-1, 3, 32, 32), labels.astype(np.int64)
 
 
+def _tiny_imagenet(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The published validation set, which is the test set here: val_0.JPEG, val_1.JPEG, ..., classes as wnids.txt has them."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Unusable("Tiny-ImageNet's images are JPEG files: `pip install pillow` to have them read") from None
+    numbers = {wnid: number for number, wnid in enumerate((folder / "wnids.txt").read_text().split())}
+    rows = [line.split("\t") for line in (folder / "val" / "val_annotations.txt").read_text().splitlines()]
+    classes = {row[0]: row[1] for row in rows if len(row) > 1}
+    images, labels = np.empty((len(classes), 3, 64, 64), np.uint8), np.empty(len(classes), np.int64)
+    for k in range(len(classes)):
+        path = folder / "val" / "images" / f"val_{k}.JPEG"
+        try:
+            labels[k] = numbers[classes[path.name]]
+            with Image.open(path, formats=["JPEG"]) as image:
+                images[k] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        except FileNotFoundError:
+            raise
+        except (KeyError, OSError, ValueError, SyntaxError) as error:  # whichever Pillow finds fit
+            raise Unusable(f"{path}, or what is said of it, is not as published: {error!r}") from error
+    return images, labels
+
+
 def test_split(dataset: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     """The test images (n, channels, height, width) uint8 and labels (n,) int64 under a data root. Raises Unusable."""
     try:
@@ -174,8 +197,10 @@ def test_split(dataset: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
             images, labels = _idx(folder / "t10k-images-idx3-ubyte", 3)[:, None], _idx(folder / "t10k-labels-idx1-ubyte", 1)
         elif dataset == "cifar10":
             images, labels = _cifar10(root / "cifar-10-batches-py" / "test_batch")
+        elif dataset == "tiny-imagenet":
+            images, labels = _tiny_imagenet(root / "tiny-imagenet-200")
         else:
-            raise Unusable(f"the images of {dataset!r} cannot be read here: only mnist and cifar10 can")
+            raise Unusable(f"the images of {dataset!r} cannot be read here: only mnist, cifar10 and tiny-imagenet can")
     except OSError as error:
         raise Unusable(f"{error.filename}: {error.strerror}; give the data root by --images or GLORO_DATA") from error
     if len(images) != len(labels) or not len(images):

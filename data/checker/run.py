@@ -125,7 +125,8 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
 
     n = len(images) if options.limit is None else min(options.limit, len(images))
     net = network.Network(layers, settings["activation"], bounds)
-    _check_certificates(net, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], report)
+    see = _see_pooled if network.is_pooled(settings["network"]) else _see
+    _check_certificates(net, see, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], report)
     if n < len(images):
         say(f"              only the first {n} of {len(images)} images were looked at")
 
@@ -382,8 +383,18 @@ class _Proofs:
         return self.known[key][0]
 
 
+def _see(images: np.ndarray) -> np.ndarray:
+    """The images that a network sees: uint8 divided by 255, rounded to float32."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+def _see_pooled(images: np.ndarray) -> np.ndarray:
+    return network.pooled(_see(images))
+
+
 def _check_certificates(
     net: network.Network,
+    see: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
     predictions: np.ndarray,
     radii: np.ndarray,
@@ -403,9 +414,7 @@ def _check_certificates(
     with np.errstate(all="ignore"):  # what overflows is left open
         for at in range(0, n, BATCH):
             part = slice(at, at + BATCH)
-            # The images that the network sees: uint8 divided by 255, rounded to float32.
-            x = images[part].astype(np.float32) / np.float32(255)
-            y, deviation, local = net.logits(x)
+            y, deviation, local = net.logits(see(images[part]))
             j, r = predictions[part], radii[part]
             verdicts[part], margins, errors = _verdicts(y, deviation, local, distances[j], slack, rounded, j, r)
             for k in chosen.intersection(range(at, at + BATCH)):
@@ -415,7 +424,7 @@ def _check_certificates(
     if undecided:
         exact_network = exact.ExactNetwork([e.layer for e in net.body] + [net.head], net.activation)
     for k in undecided:
-        logits = exact_network.logits(images[k].astype(np.float32) / np.float32(255))
+        logits = exact_network.logits(see(images[k : k + 1])[0])
         j = int(predictions[k])
         if k in seen:
             _check_own_error(logits, j, *seen[k], k)
@@ -425,7 +434,7 @@ def _check_certificates(
         verdicts[k] = 1 if refuted is None else -1
     held = int((verdicts > 0).sum())
     for k in np.flatnonzero(verdicts < 0):
-        what = _fault(net, images[k], int(predictions[k]), distances, rounded)
+        what = _fault(net, see(images[k : k + 1]), int(predictions[k]), distances, rounded)
         claim = f"prediction {predictions[k]}, radius {float(radii[k])!r}"
         report.wrong(f"certificates.csv, row {k}", f"{claim}; {what}", "certificates")
     report.say(
@@ -462,10 +471,10 @@ def _check_own_error(logits: list[Fraction], j: int, margins: np.ndarray, errors
             raise AssertionError(f"image {k}: the bound on float64's error does not hold; the checker is at fault")
 
 
-def _fault(net: network.Network, image: np.ndarray, j: int, distances: np.ndarray, product: float) -> str:
+def _fault(net: network.Network, seen: np.ndarray, j: int, distances: np.ndarray, product: float) -> str:
     """About how large the radius may be, for the message."""
     with np.errstate(all="ignore"):
-        y = net.logits((image.astype(np.float32) / np.float32(255))[None])[0][0]
+        y = net.logits(seen)[0][0]
         winner = int(y.argmax())
         if winner != j:
             return f"class {winner} has the larger logit"

@@ -77,8 +77,8 @@ cards: $(READY)
 	$(BIN)/python -m gloro_lite cards
 
 bench: book
-	$(BIN)/python -m gloro_lite.train.benchmark
-	$(BIN)/python -m gloro_lite.train.precisions
+	$(BIN)/python -m gloro_lite.experiments.benchmark
+	$(BIN)/python -m gloro_lite.experiments.precisions
 	$(BIN)/python book/_ext/measure_widgets.py
 
 picture: book

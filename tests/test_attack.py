@@ -11,7 +11,7 @@ from torch import nn
 
 from gloro_lite import GloroNet, MinMax, attack_suite, networks
 from gloro_lite.evaluate import certify
-from gloro_lite.train import attack, rivals
+from gloro_lite.experiments import attack, rivals
 
 SETTINGS = {**attack.SETTINGS, "toolbox_steps": 10, "margin_steps": 10, "auto_images": 10, "auto_proven": 2, "queries": 20}
 

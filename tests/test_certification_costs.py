@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+from gloro_lite.experiments import certification
+from gloro_lite.experiments.certification import Case
 from gloro_lite.methods import bcp, kw
-from gloro_lite.train import certification
-from gloro_lite.train.certification import Case
 
 SMALL = {"width": 8, "depth": 1, "batch": 2, "samples": 100}
 
@@ -27,7 +27,7 @@ def test_bytes_are_those_that_an_image_allocates():
     """In a process of its own, as the command measures: another test's freed memory would be used again, and not counted."""
     code = f"""
 import torch
-from gloro_lite.train import certification
+from gloro_lite.experiments import certification
 kept = []
 def run(x):
     kept.clear()

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
+from gloro_lite.experiments import falsify, searches
 from gloro_lite.methods.sites import Sites
-from gloro_lite.train import falsify, searches
 
 LINEAR = (nn.Linear(4, 3),)
 DEEP = (nn.Linear(4, 8), MinMax(), nn.Linear(8, 3))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.train import feature_sites
+from gloro_lite.experiments import feature_sites
 
 
 @pytest.fixture(scope="module")

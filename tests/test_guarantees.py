@@ -9,7 +9,7 @@ from torch import nn
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
-from gloro_lite.train import guarantees
+from gloro_lite.experiments import guarantees
 
 
 def case():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gloro_lite.train import precisions
+from gloro_lite.experiments import precisions
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.recipes import PRECISIONS
 
@@ -33,7 +33,7 @@ def test_the_command_measures_each_way_in_a_process_of_its_own(tmp_path, monkeyp
     monkeypatch.setattr(precisions, "TARGET", tmp_path / "precisions.json")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert precisions.main(["--rounds", "1"]) == 0
-    command = [sys.executable, "-m", "gloro_lite.train.precisions"]
+    command = [sys.executable, "-m", "gloro_lite.experiments.precisions"]
     assert called == [(command, None), (command, "AVX2")]
     assert set(json.loads((tmp_path / "precisions.json").read_text())["oneDNN may use"]) == {"as it is", "AVX2"}
     with pytest.raises(SystemExit):

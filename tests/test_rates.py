@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gloro_lite.datasets.benchmarks import Benchmark, Images
-from gloro_lite.train import rates
+from gloro_lite.experiments import rates
 
 
 def train_all(figure, seconds, row="mnist-0.3"):
@@ -62,7 +62,7 @@ def small_benchmark():
 def test_stored_rates_are_of_today_s_recipes_and_complete():
     report = rates.read(rates.OUTPUT)
     for row in {each["row"] for each in report["runs"]}:
-        assert rates.next_run(report["runs"], row) is None, f"{row} is not finished: python -m gloro_lite.train.rates {row}"
+        assert rates.next_run(report["runs"], row) is None, f"{row} is not finished: python -m gloro_lite.experiments.rates {row}"
 
 
 def test_an_unknown_row_is_named(capsys):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from gloro_lite import networks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.experiments import rivals
 from gloro_lite.methods import lmt
-from gloro_lite.train import rivals
 from gloro_lite.train.recipes import find
 
 RECIPE = find("mnist-0.3")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gloro_lite import GloroNet, networks
+from gloro_lite.experiments import activations, tightness
+from gloro_lite.experiments.tightness import Search
 from gloro_lite.lipschitz import Pairs
-from gloro_lite.train import activations, tightness
-from gloro_lite.train.tightness import Search
 
 FEW = Search(pairs=3, starts=1, steps=4, hard=1, images=20, local=6, local_steps=3)
 

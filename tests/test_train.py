@@ -20,8 +20,9 @@ import torch
 from gloro_lite import GloroNet, MinMax, Normalize, networks, provenance, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
+from gloro_lite.experiments import ablations
 from gloro_lite.lipschitz import linear_operator
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, ablations, checkpoint, memory, progress, recipes, results, train
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, progress, recipes, results, train
 from gloro_lite.train import trainer as trainer_module
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
@@ -835,7 +836,7 @@ def test_stored_results_hold_together(path):
 
 @pytest.mark.slow
 def test_the_benchmark_measures(monkeypatch):
-    from gloro_lite.train import benchmark
+    from gloro_lite.experiments import benchmark
 
     monkeypatch.setattr(benchmark, "_SPAN", 0.0)
     row = benchmark.measure("2C2F", rounds=1, device="cpu", compiled=False)

@@ -1,11 +1,12 @@
-"""Try to break the certificates of stored models: `python -m gloro_lite.train.falsify` writes `data/falsification.json`.
+"""Try to break the certificates of stored models: `python -m gloro_lite.experiments.falsify` writes `data/falsification.json`.
 
-A point of another label within a certified radius would prove the certificate false. The searches (`gloro_lite.train.searches`)
-are projected gradient ascent, AutoAttack, rounding near a decision boundary, and pairs of inputs as Definition 2 forbids them.
+A point of another label within a certified radius would prove the certificate false. The searches, in
+`gloro_lite.experiments.searches`, are projected gradient ascent, AutoAttack, rounding near a decision boundary, and pairs of
+inputs as Definition 2 forbids them.
 The same attack beyond the radius shows that it is one that finds such points where they are.
 
-    python -m gloro_lite.train.falsify                      # all stored models, what is recorded left out
-    python -m gloro_lite.train.falsify mnist-0.3 --again    # seed 0 of one, anew
+    python -m gloro_lite.experiments.falsify                      # all stored models, what is recorded left out
+    python -m gloro_lite.experiments.falsify mnist-0.3 --again    # seed 0 of one, anew
 
 The record is written after each search, so that an interrupted run goes on where it was; what was found of other weights is
 thrown away. Needs safetensors and, for AutoAttack, the extra `attacks`.
@@ -26,13 +27,13 @@ from torch import Tensor, nn
 
 from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
+from gloro_lite.experiments import searches
+from gloro_lite.experiments.console import add_data, reports_errors
+from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import load_data, load_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
-from gloro_lite.train import searches
-from gloro_lite.train.console import add_data, reports_errors
-from gloro_lite.train.searches import Target
 
 OUTPUT = home() / "falsification.json"
 IMAGES = {"mnist-0.3/seed-0": {"within": 10_000}}
@@ -179,7 +180,7 @@ def false_certificates(attacked: dict[str, Any]) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0 when no certificate broke, 1 when one did or after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.train.falsify", description="Attack the stored models' certificates."
+        prog="python -m gloro_lite.experiments.falsify", description="Attack the stored models' certificates."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="stored models, <recipe>[/seed-<n>], or linear (default: all)")
     add_data(parser)

@@ -1,4 +1,6 @@
-"""What certificates cost, method by method: `python -m gloro_lite.train.certification` writes `data/certification_costs.json`.
+"""What certificates cost, method by method: `python -m gloro_lite.experiments.certification`.
+
+Writes `data/certification_costs.json`.
 
 All in one run on one machine, on random weights and random images, which neither time nor memory depends on. Times are of the
 processor, so that other programs do not count. Memory is what each further image in a batch adds to the process's peak.
@@ -243,7 +245,7 @@ def cases() -> Iterator[tuple[str, Case]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.train.certification", description="Measure what certificates cost, method by method."
+        prog="python -m gloro_lite.experiments.certification", description="Measure what certificates cost, method by method."
     )
     parser.parse_args(arguments)
     torch.set_num_threads(1)

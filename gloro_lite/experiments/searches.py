@@ -1,4 +1,4 @@
-"""Searches for a false certificate: what `gloro_lite.train.falsify` runs on each stored model.
+"""Searches for a false certificate: what `gloro_lite.experiments.falsify` runs on each stored model.
 
 Each takes a `Target` and inputs, and returns counts. `tries` are points that were looked at where the certificate forbids
 another label, `broken` the false certificates, each of which would be an error in the proof or in the program. Distances are

@@ -1,4 +1,4 @@
-"""Accuracy under attack of stored nets: `python -m gloro_lite.train.attack [RUN ...]` writes `data/attacks.json`.
+"""Accuracy under attack of stored nets: `python -m gloro_lite.experiments.attack [RUN ...]` writes `data/attacks.json`.
 
 Three attacks within epsilon and the pixel range, on images spread evenly over the test set: the toolbox's PGD as the paper runs
 it (Section 5.1), our own PGD on the margin, and the toolbox's AutoAttack on a part of them. Each gives an upper bound on robust
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from gloro_lite import attack_suite, attacks, stored
 from gloro_lite.datasets import benchmarks
+from gloro_lite.experiments import rivals
+from gloro_lite.experiments.console import add_data
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
-from gloro_lite.train import rivals
-from gloro_lite.train.console import add_data
 from gloro_lite.train.recipes import find
 from gloro_lite.train.results import STORED
 
@@ -165,7 +165,9 @@ def due(known: dict, settings: dict) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 where a certificate broke and after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.attack", description="Attack stored nets within epsilon.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gloro_lite.experiments.attack", description="Attack stored nets within epsilon."
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="mnist-0.3/seed-0 (default: each recipe's first that is due)")
     add_data(parser)
     for name, value in SETTINGS.items():

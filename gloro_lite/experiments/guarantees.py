@@ -1,4 +1,4 @@
-"""What rounding costs stored nets: `python -m gloro_lite.train.guarantees [RUN ...]` writes `data/guarantees.json`.
+"""What rounding costs stored nets: `python -m gloro_lite.experiments.guarantees [RUN ...]` writes `data/guarantees.json`.
 
 Verified-robust accuracy three times over: with no rounding counted, from a float32 forward pass, as is usual and proves nothing;
 as stored, with the guarantee "exact"; and with the guarantee "deployed". See `gloro_lite.certificate.GUARANTEES`.
@@ -18,10 +18,10 @@ from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
-from gloro_lite.train.console import add_data, reports_errors
 
 OUTPUT = home() / "guarantees.json"
 
@@ -54,7 +54,9 @@ def losses(net: GloroNet, test: Images, *, batch_size: int = 500) -> dict[str, f
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.guarantees", description="What rounding costs stored nets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gloro_lite.experiments.guarantees", description="What rounding costs stored nets."
+    )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
     )

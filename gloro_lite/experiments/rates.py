@@ -1,4 +1,4 @@
-"""Muon beside Adam, each at its own best rate: `python -m gloro_lite.train.rates [ROW ...]` writes `data/rates.json`.
+"""Muon beside Adam, each at its own best rate: `python -m gloro_lite.experiments.rates [ROW ...]` writes `data/rates.json`.
 
 A comparison at one rate says which rate was lucky. So each optimizer's is searched first, on a grid that grows until the best is
 not at its end; the best is trained with further seeds; and Adam, whose steps cost less, once more for as much processor time as
@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from gloro_lite.datasets import benchmarks
+from gloro_lite.experiments import ablations
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
-from gloro_lite.train import ablations
-from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.trainer import Diverged
 
@@ -123,7 +123,7 @@ def read(path: Path) -> dict:
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.rates", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.rates", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)

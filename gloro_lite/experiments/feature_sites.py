@@ -1,4 +1,6 @@
-"""Sites on a network's features, trained with it: `python -m gloro_lite.train.feature_sites` writes `data/feature_sites.json`.
+"""Sites on a network's features, trained with it: `python -m gloro_lite.experiments.feature_sites`.
+
+Writes `data/feature_sites.json`.
 
 A linear head is the case of one site a class. Are more sites a better head? The body is a small 2C2F on the spectral sphere, so
 that a distance between features is at most one between inputs, and a radius among features is one among inputs. Body and head are
@@ -21,12 +23,12 @@ from torch import Tensor
 from gloro_lite import networks
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import Sites, hinge, initial_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
-from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.optimizers import Optimizers
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
@@ -138,7 +140,7 @@ def read(path: Path) -> dict:
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.feature_sites", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.feature_sites", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)
     options = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""How tight the bounds of stored nets are: `python -m gloro_lite.train.tightness` writes `data/tightness.json`.
+"""How tight the bounds of stored nets are: `python -m gloro_lite.experiments.tightness` writes `data/tightness.json`.
 
 For each net: the certified constant of each pair of classes beside the steepest pair of points that a search finds (a lower bound
 on the true constant), the same within the epsilon-ball of test images, where in the network the slack arises, and what tighter
 bounds could gain at most (Section 5.3 and Figure 4c of the paper). A net that is in the file with the same settings stays:
 
-    python -m gloro_lite.train.tightness mnist-0.3 mnist-1.58-standard/seed-0
+    python -m gloro_lite.experiments.tightness mnist-0.3 mnist-1.58-standard/seed-0
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gloro_lite.attacks import pgd
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets import benchmarks
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
-from gloro_lite.train.console import add_data, reports_errors
 
 OUTPUT = home() / "tightness.json"
 
@@ -174,7 +174,9 @@ def measure(run: str | Path, x: Tensor, y: Tensor, how: Search) -> dict:
     # The stored norms are proven, and `data/checker` proves them again; the record has the largest constant beside them.
     table = margin_constants(exact[-1].weight, math.prod(norms.values()))
     if abs(table.max().item() / record["lipschitz_upper"] - 1) > 1e-6:
-        raise ValueError(f"{run}: its layer norms do not give the bound in its record: certify it anew with train.recertify")
+        raise ValueError(
+            f"{run}: its layer norms do not give the bound in its record: certify it anew with gloro_lite.experiments.recertify"
+        )
     found = global_slopes(network, exact, table, x, y, how)
     lower = table * max(slope / table[j, i].item() for j, i, slope, *_ in found)  # for pairs that were not searched
     for j, i, slope, *_ in found:
@@ -257,7 +259,7 @@ def _read() -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.train.tightness", description="Measure how tight the bounds of stored nets are."
+        prog="python -m gloro_lite.experiments.tightness", description="Measure how tight the bounds of stored nets are."
     )
     parser.add_argument("runs", nargs="*", metavar="NAME", help="stored nets, NAME or NAME/seed-N (default: all, seed 0)")
     add_data(parser)

@@ -1,6 +1,6 @@
 """The other methods on the paper's rows: trained, certified on test images, stored beside our own runs.
 
-    python -m gloro_lite.train.rivals lmt mnist-0.3 --epochs 60
+    python -m gloro_lite.experiments.rivals lmt mnist-0.3 --epochs 60
 
 writes `data/results/<method>/<row>/seed-<n>`: `model.safetensors`, `certificates.csv` and `result.json`. What these methods say
 of a net is not what `data/checker` verifies, so their runs stand apart from the recipes'. Needs
@@ -28,12 +28,12 @@ from gloro_lite.certificate import Certificate, joined
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, machine, versions, weights_digest
 from gloro_lite.train import results
-from gloro_lite.train.console import add_data, reports_errors
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.trainer import pixels
 
@@ -187,7 +187,7 @@ def _first(images: Images, count: int) -> Images:
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.rivals", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.rivals", description=__doc__.partition("\n")[0])
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("row", help="the recipe whose data, network and epsilons are taken: mnist-0.3 say")
     parser.add_argument("--network", help="another network, in the notation of the recipes")

@@ -1,4 +1,6 @@
-"""What a step of a recipe costs by each `--precision`: `python -m gloro_lite.train.precisions`. Writes `data/precisions.json`.
+"""What a step of a recipe costs by each `--precision`: `python -m gloro_lite.experiments.precisions`.
+
+Writes `data/precisions.json`.
 
 Measured twice where that can be: as the processor is, and with its bfloat16 and AVX-512 instructions hidden from oneDNN, as most
 laptops' are. Seconds are of the processor, on one thread, the shortest of a few steps: what else the machine does counts little.
@@ -67,7 +69,7 @@ def measure(name: str, rounds: int) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    p = argparse.ArgumentParser(prog="python -m gloro_lite.train.precisions", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.precisions", description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=5, help="steps of each, the shortest counts (default: 5)")
     p.add_argument("--here", action="store_true", help="print this process's measurement as JSON and write nothing")
     options = p.parse_args(arguments)
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(machine(torch.device("cpu")) | {"recipes": rows}))
         return 0
     report: dict = {"batch_size": _BATCH, "rounds": options.rounds, "oneDNN may use": {}}
-    command = [sys.executable, "-m", "gloro_lite.train.precisions", "--here", "--rounds", str(options.rounds)]
+    command = [sys.executable, "-m", "gloro_lite.experiments.precisions", "--here", "--rounds", str(options.rounds)]
     for hidden, environment in HIDDEN.items():
         if environment and platform.machine().lower() not in ("x86_64", "amd64"):
             continue

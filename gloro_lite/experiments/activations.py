@@ -1,4 +1,4 @@
-"""What an activation is worth to a GloRo Net: `python -m gloro_lite.train.activations` writes `data/activations.json`.
+"""What an activation is worth to a GloRo Net: `python -m gloro_lite.experiments.activations` writes `data/activations.json`.
 
 Small dense nets on the 8 x 8 digits, alike but for their activation: accuracy and VRA on the validation split, how tight the
 bound is, how long gradients are, and what a step costs. Needs scikit-learn. Goes on from the file when it is started again.
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from gloro_lite import networks
 from gloro_lite.datasets import digits
 from gloro_lite.evaluate import certify
+from gloro_lite.experiments.tightness import Search, by_layer, global_slopes, margin, write
 from gloro_lite.files import home
 from gloro_lite.fit import fit
 from gloro_lite.losses import by_name
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
-from gloro_lite.train.tightness import Search, by_layer, global_slopes, margin, write
 
 OUTPUT = home() / "activations.json"
 SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epochs": 30, "learning_rate": 5e-3, "batch_size": 64}
@@ -150,7 +150,7 @@ def read(path: Path) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.train.activations", description="Train small nets that differ in their activation."
+        prog="python -m gloro_lite.experiments.activations", description="Train small nets that differ in their activation."
     )
     parser.parse_args(arguments)
     exact_float32()

@@ -1,4 +1,4 @@
-"""What a GloRo Net costs beside a standard one: `python -m gloro_lite.train.benchmark` (or `make bench`).
+"""What a GloRo Net costs beside a standard one: `python -m gloro_lite.experiments.benchmark` (or `make bench`).
 
 Ratios of times taken side by side, in turns, in one run, on random images; medians. Writes `data/benchmarks/<device>.json`.
 """
@@ -160,7 +160,7 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(prog="python -m gloro_lite.train.benchmark", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.benchmark", description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")

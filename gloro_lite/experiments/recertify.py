@@ -1,4 +1,4 @@
-"""Certify stored runs anew: `python -m gloro_lite.train.recertify [RUN ...]`, all of a checkout's by default."""
+"""Certify stored runs anew: `python -m gloro_lite.experiments.recertify [RUN ...]`, all of a checkout's by default."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from functools import lru_cache
 
 from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
+from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.train import results
-from gloro_lite.train.console import add_data, reports_errors
 
 
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.train.recertify", description=__doc__.partition(":")[0] + ".")
+    parser = argparse.ArgumentParser(
+        prog="python -m gloro_lite.experiments.recertify", description=__doc__.partition(":")[0] + "."
+    )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a stored run, mnist-0.3/seed-0 say, or a folder (default: all stored runs)"
     )

@@ -1,4 +1,4 @@
-"""What each choice of a recipe is worth: `python -m gloro_lite.train.ablations` trains variants that differ in one of them.
+"""What each choice of a recipe is worth: `python -m gloro_lite.experiments.ablations` trains variants that differ in one of them.
 
 At MNIST scale, with the small 2C2F at the large epsilon, where no variant comes near its ceiling. Beside them, what the loss does
 at the end of training: the last layer of the stored net of `mnist-1.58-first`, trained anew by several losses. Figures are of the
@@ -167,7 +167,7 @@ def read(path: Path) -> dict:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(prog="python -m gloro_lite.train.ablations", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.ablations", description=__doc__.splitlines()[0])
     p.add_argument("--data", metavar="DIR", help=f"folder of the benchmark images (default: {benchmarks.data_root()})")
     options = p.parse_args()
     exact_float32()

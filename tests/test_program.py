@@ -622,3 +622,19 @@ def test_a_program_computes_what_pytorch_computes():
     # The network in float32 is within its own bound, which is not absurdly far from what is seen.
     off = (network.float()(x).double() - exact).norm(dim=1)
     assert (off <= result.at + result.own).all() and (result.at < 1e-2).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_parts_of_a_batch_are_put_together_in_their_order(monkeypatch, size):
+    """Convolutions see one to five images at a time; what is known of each image is the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), MinMax(), nn.Conv2d(4, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    )
+    x, frozen = torch.randn(5, 1, 6, 6), Program(network.eval(), (1, 6, 6))
+    whole = frozen.run(x, frozen.nodes, deployed=torch.float32)
+    monkeypatch.setattr(program, "_BYTES", size * 8 * 4 * 4 * 9 * 4 + 7)  # the second convolution's windows are the larger
+    parts = frozen.run(x, frozen.nodes, deployed=torch.float32)
+    for found, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(torch.as_tensor(found).double(), torch.as_tensor(expected).double(), rtol=1e-12, atol=1e-15)
+    assert torch.equal(frozen.run(x, frozen.nodes).at, torch.zeros(5))

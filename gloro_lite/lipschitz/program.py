@@ -229,37 +229,17 @@ class Program:
             deployed: the type of the network whose rounding over a ball is asked for beside the program's own.
         """
         constants = self._constants(dtype, deployed)
+        # Convolutions see parts of a batch that fit into the processor's cache; a dense layer's matrix is then read once for all.
+        first = max((k + 1 for k, node in enumerate(nodes) if _windows(node)), default=0)
         with torch.autocast(x.device.type, enabled=False):
-            parts = [self._track(part, nodes, dtype, constants) for part in x.split(self._chunk(dtype))]
-        first = parts[0]
-        deviations = [part.deployed or Deviation(torch.zeros_like(part.own), 0.0) for part in parts]
-        return Result(
-            torch.cat([part.value for part in parts]),
-            torch.cat([part.length for part in parts]),
-            first.lipschitz,
-            torch.cat([part.own for part in parts]),
-            torch.cat([deviation.at for deviation in deviations]),
-            deviations[0].slope,
-            torch.cat([part.largest[0] for part in parts]),
-            first.largest[1],
-        )
+            parts = x.split(self._chunk(nodes[:first], dtype))
+            track = _joined([_follow(nodes[:first], _start(part, dtype, constants), constants) for part in parts])
+            track = _follow(nodes[first:], track, constants)
+        deviation = track.deployed or Deviation(torch.zeros_like(track.own), 0.0)
+        return Result(track.value, track.length, track.lipschitz, track.own, deviation.at, deviation.slope, *track.largest)
 
-    def _track(self, x: Tensor, nodes: list[Node], dtype: torch.dtype, constants: Constants) -> Track:
-        length = lengths(x.detach().double(), number_format(torch.float64))
-        nothing = torch.zeros_like(length)
-        deviation = Deviation(nothing, 0.0) if constants.deployed is not None else None
-        track = Track(x.to(dtype), length, Upper(1.0), nothing, deviation, (length, 1.0))
-        for node in nodes:
-            track = node.follow(track, constants)
-        return track
-
-    def _chunk(self, dtype: torch.dtype) -> int:
-        windows = [
-            math.prod((*leaf.output_shape[1:], *leaf.kernel, leaf.layer.in_channels))
-            for node in self.nodes
-            for leaf in node.leaves()
-            if isinstance(leaf, Convolution)
-        ]
+    def _chunk(self, nodes: list[Node], dtype: torch.dtype) -> int:
+        windows = [count for node in nodes for count in _windows(node)]
         return max(1, _BYTES // (8 * max(windows))) if windows and dtype == torch.float64 else 4096
 
     def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor, network: nn.Module | None = None) -> None:
@@ -285,6 +265,44 @@ class Program:
             "the network computes something else than what was bounded: a function or method was replaced, or the forward "
             "pass of a layer with a registered bound is no fixed function. Nothing can be certified"
         )
+
+
+def _windows(node: Node) -> list[int]:
+    """The numbers in the windows of an image that each of a node's convolutions multiplies."""
+    return [
+        math.prod((*leaf.output_shape[1:], *leaf.kernel, leaf.layer.in_channels))
+        for leaf in node.leaves()
+        if isinstance(leaf, Convolution)
+    ]
+
+
+def _start(x: Tensor, dtype: torch.dtype, constants: Constants) -> Track:
+    length = lengths(x.detach().double(), number_format(torch.float64))
+    nothing = torch.zeros_like(length)
+    deviation = None if constants.deployed is None else Deviation(nothing, 0.0)
+    return Track(x.to(dtype), length, Upper(1.0), nothing, deviation, (length, 1.0))
+
+
+def _follow(nodes: list[Node], track: Track, constants: Constants) -> Track:
+    for node in nodes:
+        track = node.follow(track, constants)
+    return track
+
+
+def _joined(tracks: list[Track]) -> Track:
+    """The tracks of a batch's parts as one; what does not depend on the input is the same in each."""
+    first = tracks[0]
+    if len(tracks) == 1:
+        return first
+    deviations = [track.deployed for track in tracks if track.deployed is not None]
+    return Track(
+        torch.cat([track.value for track in tracks]),
+        torch.cat([track.length for track in tracks]),
+        first.lipschitz,
+        torch.cat([track.own for track in tracks]),
+        Deviation(torch.cat([deviation.at for deviation in deviations]), deviations[0].slope) if deviations else None,
+        (torch.cat([track.largest[0] for track in tracks]), first.largest[1]),
+    )
 
 
 def few(x: Tensor) -> Tensor:

@@ -343,6 +343,14 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
     assert 'gloro_lite.load("mnist-0.3")' in card and f"{100 * record['test_accuracy']:.2f}" in card
     for field, value in record["settings"].items():
         assert field == "name" or f"| `{field}` | " in card, (field, value)
+    half = results / "tiny-imagenet-half" / "seed-0"
+    half.mkdir(parents=True)
+    settings = record["settings"] | {"dataset": "tiny-imagenet", "network": "8C2F-half"}
+    (half / "result.json").write_text(json.dumps(record | {"settings": settings, "test_vra": 0.125}))
+    (half / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    assert main(["cards"]) == 0
+    row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if "half the resolution" in line)
+    assert "| 12.50 | [1](data/results/tiny-imagenet-half/README.md) |" in row and "Tiny-ImageNet | 8C2F, " in row
     (tmp_path / "README.md").unlink()
     assert main(["cards"]) == 1
     assert "in a checkout of the project" in capsys.readouterr().err

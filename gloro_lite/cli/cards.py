@@ -79,23 +79,29 @@ def stored_runs(results: Path) -> dict[str, list[Record]]:
 
 
 def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
-    """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set."""
+    """A row for each row of the paper's table, the paper's GloRo Net and ours in per cent of the test set, and for what stands in
+    for it at half the resolution."""
     lines = [
         "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in paper:
         clean, _, vra = row["gloro"]
-        records = runs.get(row["recipe"], [])
-        ours = ["not run", "not run", "0"]
-        if records:
-            ours = [
-                _mean(records, "test_accuracy"),
-                _mean(records, "test_vra"),
-                f"[{len(records)}](data/results/{row['recipe']}/README.md)",
-            ]
-        lines.append("| " + " | ".join([row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}", *ours]) + " |")
+        known = [row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}"]
+        lines.append("| " + " | ".join([*known, *_ours(row["recipe"], runs)]) + " |")
+        half = f"{row['recipe']}-half"
+        if half in runs:
+            known = [row["benchmark"], f"{row['network']}, half the resolution", row["epsilon"], "", ""]
+            lines.append("| " + " | ".join([*known, *_ours(half, runs)]) + " |")
     return "\n".join(lines)
+
+
+def _ours(recipe: str, runs: dict[str, list[Record]]) -> list[str]:
+    records = runs.get(recipe, [])
+    if not records:
+        return ["not run", "not run", "0"]
+    link = f"[{len(records)}](data/results/{recipe}/README.md)"
+    return [_mean(records, "test_accuracy"), _mean(records, "test_vra"), link]
 
 
 def _mean(records: list[Record], field: str) -> str:

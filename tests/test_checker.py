@@ -130,12 +130,16 @@ class Run:
         self.root, self.folder = root, root / "tiny" / "seed-0"
         self.folder.mkdir(parents=True)
         write_images(root, images, labels)
-        names, number, bounds, side = [], 0, {}, images.shape[1]
         x = images[:, None].astype(np.float32) / np.float32(255)
-        shape, flat = x.shape[1:], False
+        seen, first = x, 0
+        if notation.startswith("p2 "):
+            seen = torch.nn.functional.avg_pool2d(torch.from_numpy(x).double(), 2, divisor_override=2).numpy()
+            first = 1
+        names, number, bounds, side = [], first, {}, seen.shape[2]
+        shape, flat = seen.shape[1:], False
         for weight, _, stride in layers:
             if weight.ndim == 2 and not flat:
-                number, flat = 2 * len(names) + 1, True
+                number, flat = first + 2 * len(names) + 1, True
             names.append(str(number))
             bounds[str(number)] = spectral_norm(weight, stride, shape) * (1 + 1e-9)
             if weight.ndim == 4:
@@ -150,7 +154,7 @@ class Run:
         tensors["training_bound.iterate_0"] = np.ones((1, *x.shape[1:]), np.float32)
         # The library writes an array's memory as it lies.
         (self.folder / "model.safetensors").write_bytes(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
-        claims = [radius_below(by_fractions(layers, activation, image), head, product) for image in x]
+        claims = [radius_below(by_fractions(layers, activation, image), head, product) for image in seen]
         self.write_rows([[k, int(labels[k]), j, r * (1 - spare)] for k, (j, r) in enumerate(claims)])
         distances = [np.linalg.norm(np.float64(a) - np.float64(b)) for a in head for b in head]
         self.write_result(
@@ -960,6 +964,21 @@ def test_exact_logits_are_those_of_fractions_and_float64_is_as_close_as_it_says(
                 error = abs(truth[j] - truth[i] - (Fraction(y[k, j]) - Fraction(y[k, i])))
                 allowed = deviation[k] * np.linalg.norm(head[j] - head[i]) + local[k, j] + local[k, i]
                 assert i == j or (error <= Fraction(allowed * (1 + 1e-12)) and allowed < 1e-11)
+
+
+def test_a_run_that_pools_first_holds_and_one_with_a_larger_radius_does_not(tmp_path):
+    generator = np.random.default_rng(5)
+    images = generator.integers(0, 256, (6, 2 * SIDE, 2 * SIDE), dtype=np.uint8)
+    pooled = Run(tmp_path, random_layers(5), f"p2 {NOTATION}", images, generator.integers(0, CLASSES, 6).astype(np.int64))
+    holds, said = pooled.check(exact=3)
+    assert holds and "6 of 6 hold" in said, said
+    rows = pooled.rows()
+    k = max(range(6), key=lambda k: rows[k][3])
+    rows[k][3] *= 1 + 1e-6
+    pooled.write_rows(rows)
+    pooled.rewrite()
+    holds, said = pooled.check(exact=0)
+    assert not holds and f"certificates.csv, row {k}" in said
 
 
 def test_pooling_first_is_exact_and_has_norm_one():

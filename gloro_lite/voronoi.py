@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +27,14 @@ class SeparationError(ValueError):
     """Sites that Theorem 3 does not hold for: two with different labels are not more than 2 epsilon apart."""
 
 
+def as_tensor(values: Any) -> Tensor:
+    """Values as a tensor; a tensor stays on its device, whatever `torch.set_default_device` says."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values)
+
+
 def _check_values(values: Tensor, name: str) -> Tensor:
     """A copy of values, (n, ...), as (n, d) float64 on the CPU, so that later changes of the argument change nothing here."""
-    values = torch.as_tensor(values).detach()
+    values = as_tensor(values).detach()
     if values.device.type == "meta" or values.layout != torch.strided:
         raise ValueError(f"{name}s must be dense and hold values; these have layout {values.layout} on device {values.device}")
     if values.is_complex():
@@ -53,7 +59,7 @@ def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError for fewer than two sites or labels, values that are not finite or beyond 1e150, labels that are not of an
     integer type or negative, and for two sites that coincide with different labels.
     """
-    sites, labels = _check_values(sites, "site"), torch.as_tensor(labels).detach()
+    sites, labels = _check_values(sites, "site"), as_tensor(labels).detach()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
         raise ValueError(f"labels are classes and must be integers, not {kind}: if they are whole, give labels.long()")
@@ -83,7 +89,7 @@ def check_points(x: Tensor, sites: Tensor) -> Tensor:
 
     Raises ValueError for another dimension than the sites' and for values that are not finite or beyond 1e150.
     """
-    x = torch.as_tensor(x)
+    x = as_tensor(x)
     values = _check_values(x, "point")
     if values.shape[1] != sites.shape[1]:
         raise ValueError(f"points have {values.shape[1]} coordinates and the sites {sites.shape[1]}")

@@ -30,7 +30,7 @@ from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.evaluate import figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
-from gloro_lite.voronoi import SiteClassifier, check_sites
+from gloro_lite.voronoi import SiteClassifier, as_tensor, check_sites
 
 
 class Sites(nn.Module):
@@ -47,7 +47,7 @@ class Sites(nn.Module):
 
     def __init__(self, sites: Tensor, labels: Tensor):
         super().__init__()
-        sites = torch.as_tensor(sites)
+        sites = as_tensor(sites)
         _, labels = check_sites(sites, labels)
         self.sites = nn.Parameter(sites.detach().clone() if sites.is_floating_point() else sites.float())
         self.register_buffer("labels", labels)
@@ -55,7 +55,7 @@ class Sites(nn.Module):
 
     def _points(self, x: Tensor) -> Tensor:
         """x as a tensor. Raises TypeError for another kind of number, ValueError for another shape than that of the sites."""
-        x, shape = torch.as_tensor(x), tuple(self.sites.shape[1:])
+        x, shape = as_tensor(x), tuple(self.sites.shape[1:])
         if not x.is_floating_point():
             raise TypeError(
                 f"inputs must be floating-point numbers in the units of the sites, not {x.dtype}: x.float() / 255, say"

@@ -52,7 +52,7 @@ def check_epsilon(epsilon: float) -> float:
         )
     try:
         epsilon = float(epsilon)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # a tensor without values, or of a complex number
         raise TypeError(f"epsilon must be a number, not {type(epsilon).__name__}") from None
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon is an l2 radius: it must be a finite number greater than 0, not {epsilon}")

@@ -42,6 +42,8 @@ def certify(
     Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
     """
     check_images(x)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
     parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
     return joined(parts)
 
@@ -49,8 +51,11 @@ def certify(
 def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) -> Report:
     """Certify x, ``(n, *net.input_shape)``, and compare with the labels y, (n,).
 
-    Raises ValueError for no inputs, labels that are no classes of the net, and what `certify` and `net.certify` raise.
+    Raises ValueError for no inputs, labels that are no classes of the net, and what `certify` and `net.certify` raise; TypeError
+    for what is no GloRo Net.
     """
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"what is evaluated is a GloroNet, not {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
     epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
     if not len(x):
         raise ValueError("there is nothing to evaluate: x has no inputs")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gloro_lite.bottom import bottom_logit
 from gloro_lite.files import replacing, write_atomically
+from gloro_lite.lipschitz.program import converted
 from gloro_lite.net import GloroNet
 
 
@@ -27,7 +28,7 @@ class Frozen(nn.Module):
     Shapes: ``(batch, *input_shape)`` to (batch, classes + 1), bottom last.
 
     Attributes:
-        network: a copy of the net's network, in eval mode.
+        network: a copy of the net's network, in eval mode, its parametrizations evaluated.
         constants: (classes, classes), the certified margin constants in the network's precision, rounded up.
         epsilon: (), the l2 radius of bottom, in input units.
     """
@@ -37,9 +38,11 @@ class Frozen(nn.Module):
 
     def __init__(self, net: GloroNet):
         super().__init__()
-        self.network = copy.deepcopy(net.network).eval().requires_grad_(False)
+        # The network that was bounded and its bound, of one moment, whatever another thread does to the net.
+        program, head = net.state()
         weight = net.head.weight
-        exact = net.margin_constants().detach()
+        self.network = converted(copy.deepcopy(program.network), program.dtype).to(weight.device)
+        exact = head.table
         rounded = exact.to(weight.dtype)
         up = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
         self.register_buffer("constants", torch.where(rounded.to(exact.dtype) < exact, up, rounded).to(weight.device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_module, layer_type
+from gloro_lite.lipschitz.checks import check_module, check_shape, layer_type
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
@@ -23,7 +22,7 @@ from gloro_lite.lipschitz.walk import registered, walk
 from gloro_lite.precision import full_precision, sums_products
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """What certificates need of the last layer, in float64.
 
     Attributes:
@@ -38,18 +37,20 @@ class _Head(NamedTuple):
     table: Tensor
 
 
+class State(NamedTuple):
+    """A net at one moment, which does not change any more: what certificates rest on.
+
+    Attributes:
+        program: the network, frozen.
+        head: bounds on its last layer.
+    """
+
+    program: Program
+    head: Head
+
+
 _ATTEMPTS = 20
 """Times that a network is run beside its program before a difference counts: another thread may change weights back and forth."""
-
-
-def _shape(input_shape: Iterable[int]) -> tuple[int, ...]:
-    """Raises TypeError for what is no shape of one input."""
-    try:
-        return tuple(operator.index(side) for side in input_shape)
-    except TypeError:
-        raise TypeError(
-            f"input_shape is that of one input, a tuple of whole numbers as (1, 28, 28) or (784,), not {input_shape!r}"
-        ) from None
 
 
 def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
@@ -94,19 +95,19 @@ class GloroNet(nn.Module):
             raise TypeError(f"network must be a torch.nn.Sequential that ends in a Linear layer, not {type(network).__name__}")
         if not isinstance(power_iterations, int) or power_iterations < 1:
             raise ValueError(f"power_iterations must be a whole number, at least 1, not {power_iterations!r}")
-        self.input_shape = _shape(input_shape)
+        self.input_shape = input_shape
         self.network = network
         self.epsilon = epsilon
         self.tight = tight
         self.power_iterations = power_iterations
         _check_classifier(walk(network, self.input_shape, trained=True), _layers(network))
         self.training_bound = TrainingBound(self.body, self.input_shape)
-        self._program: tuple[Program, _Head, bool] | None = None
+        self._state: tuple[State, bool] | None = None
         self.converge()
 
     def __getstate__(self) -> dict:
         # A copy makes its own program, from its own weights.
-        return {**self.__dict__, "_program": None}
+        return {**super().__getstate__(), "_state": None}  # type: ignore[no-untyped-call]
 
     @property
     def epsilon(self) -> float:
@@ -116,6 +117,15 @@ class GloroNet(nn.Module):
     @epsilon.setter
     def epsilon(self, value: float) -> None:
         self._epsilon = check_epsilon(value)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch dimension. Setting it to what is no shape is a TypeError or ValueError."""
+        return self._input_shape
+
+    @input_shape.setter
+    def input_shape(self, value: Iterable[int]) -> None:
+        self._input_shape = check_shape(value)
 
     @property
     def body(self) -> list[tuple[str, nn.Module]]:
@@ -149,30 +159,41 @@ class GloroNet(nn.Module):
 
         Raises NetworkError for what cannot be certified.
         """
-        return self._bounded()[0]
+        return self.state().program
 
     def margin_constants(self) -> Tensor:
         """The certified table of margin constants K_ij, (classes, classes) float64: true upper bounds. The caller's own copy."""
-        return self._bounded()[1].table.clone()
+        return self.state().head.table.clone()
 
-    def _bounded(self) -> tuple[Program, _Head]:
+    def state(self) -> State:
+        """The program and the bounds of its last layer, both of one moment, whatever another thread does to the weights.
+
+        Kept as `program` is, and raises what that raises.
+        """
         check_module(self, "", known=False, trained=True)  # a hook on the net itself would make net(x) another function
         for name, module in self.network.named_modules():
             if registered(module) is not None and any(part.training for part in module.modules()):
                 reason = "it is in training mode, where a layer of your own may compute something else: call .eval() first"
                 raise NetworkError(reason, name, type(module).__name__)
-        known = self._program
-        if known is not None and known[2] == self.tight and known[0].is_current(self.network, self.input_shape):
-            return known[:2]
+        known, tight = self._state, self.tight
+        if known is not None and known[1] == tight and known[0].program.is_current(self.network, self.input_shape):
+            return known[0]
         program = Program(self.network, self.input_shape)
         _check_classifier(program.root, [(node.name, node.layer) for node in program.nodes])
-        head = _head(program, self.tight)
-        self._program = (program, head, self.tight)
-        return program, head
+        state = State(program, _head(program, tight))
+        # Inside of torch.func's transforms tensors are wrapped by these, and of no use after them.
+        self._state = (state, tight) if torch._C._functorch.maybe_current_level() is None else None
+        return state
 
     def logits(self, x: Tensor) -> Tensor:
-        """The logits as the network itself computes them, (batch, classes), of x, ``(batch, *input_shape)``, without bottom."""
+        """The logits as the network itself computes them, (batch, classes), of x, ``(batch, *input_shape)``, without bottom.
+
+        Raises ValueError for inputs of another shape, TypeError for another type than that of the weights.
+        """
         self._check_shape(x)
+        weight = self.head.weight
+        if x.dtype != weight.dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+            raise TypeError(f"inputs are {x.dtype} and the network's weights {weight.dtype}: convert one of them")
         return self.network(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,7 +202,7 @@ class GloroNet(nn.Module):
             logits = self.logits(x)
             bottom = bottom_logit(logits, self.estimate().to(logits), self.epsilon)
             return torch.cat((logits, bottom[:, None]), dim=1)
-        logits, proven, constants = self._certify(x, self.epsilon, "exact", None)
+        logits, proven, constants = self._certify(x, self.epsilon, "exact", None, None)
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
         return _agreeing(logits, bottom, proven, x.dtype).to(x.device)
 
@@ -192,6 +213,7 @@ class GloroNet(nn.Module):
         *,
         guarantee: Guarantee = "exact",
         dtype: torch.dtype | None = torch.float64,
+        state: State | None = None,
     ) -> Certificate:
         """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
 
@@ -205,6 +227,7 @@ class GloroNet(nn.Module):
             dtype: what the forward pass is computed in. float64 gives the largest radii. float32 is faster, on a CPU alone, and
                 certifies smaller ones. With None, float32 where it decides the label at epsilon, and float64 for the other
                 inputs: labels as with float64, for little more than float32's cost.
+            state: certify by the net as it was when `state` gave this; by default, as it is now.
 
         Raises ValueError for inputs or weights that are not finite, a wrong shape, and an epsilon that is not finite and
         positive; TypeError for inputs of another type; NetworkError for what cannot be certified, as `program`.
@@ -213,14 +236,14 @@ class GloroNet(nn.Module):
         if guarantee not in GUARANTEES:
             raise ValueError(f"guarantee must be one of {', '.join(GUARANTEES)}; not {guarantee!r}")
         with torch.no_grad():
-            return self._certify(x, epsilon, guarantee, dtype)[1]
+            return self._certify(x, epsilon, guarantee, dtype, state)[1]
 
     def _certify(
-        self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype | None
+        self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype | None, state: State | None
     ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
-        program, head = self._bounded()
+        program, head = state or self.state()
         self._check_values(x)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, not {dtype!r}")
@@ -245,12 +268,13 @@ class GloroNet(nn.Module):
                 radius = radius.index_put((rows,), again[1])
         else:
             logits, radius, _ = _pass(program, head, x, dtype, deployed, epsilon)
-        if sums_products(given.device):  # elsewhere its rounding is not known, and a difference says nothing
-            self._compare(program, head, given, logits)
+        where = self.head.weight.device
+        if sums_products(where):  # elsewhere its rounding is not known, and a difference says nothing
+            self._compare(program, head, given.to(where), logits)
         return logits, certificate(logits.detach().argmax(dim=1), radius, epsilon, guarantee), head.table
 
     @torch.no_grad()
-    def _compare(self, program: Program, head: _Head, x: Tensor, logits: Tensor) -> None:
+    def _compare(self, program: Program, head: Head, x: Tensor, logits: Tensor) -> None:
         """Run the network itself, in its own precision, on a few of the inputs: the program is of what it was when it was read.
 
         Raises MismatchError where its logits differ from the program's by more than rounding.
@@ -262,7 +286,7 @@ class GloroNet(nn.Module):
         for _ in range(_ATTEMPTS):
             try:
                 with full_precision(x.device):
-                    program.compare(x[rows], logits[rows.to(logits.device)], 4 * tolerance, self.network)
+                    program.compare(x[rows], logits[rows.to(logits.device)], 4 * tolerance, self.logits)
                 return
             except MismatchError as error:
                 mismatch = error
@@ -298,7 +322,8 @@ def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
     if not layers or layer_type(layers[-1][1]) is not nn.Linear or registered(layers[-1][1]) is not None:
         last = type(layers[-1][1]).__name__ if layers else "nothing"
         raise NetworkError(
-            f"the network must be nn.Sequential and end in the nn.Linear layer that gives the logits; it ends in {last}"
+            f"the network must be nn.Sequential and end in the nn.Linear layer that gives the logits; it ends in {last}: take "
+            "off what comes after that layer (a softmax belongs into the loss), or add one"
         )
     if len(root.output_shape) != 1:
         raise NetworkError(
@@ -309,22 +334,22 @@ def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
         raise NetworkError("the network has one class: a GloRo Net needs at least two logits")
 
 
-def _head(program: Program, tight: bool) -> _Head:
+def _head(program: Program, tight: bool) -> Head:
     """The certified table: K_ij = ||w_j - w_i|| K, or K_i + K_j, rounded up."""
     node = program.nodes[-1]
     assert isinstance(node, Dense)
     body = program.bound(program.nodes[:-1])
     rows = node.layer.weight.detach().to("cpu", torch.float64)
-    bias = torch.zeros(len(rows), dtype=torch.float64) if node.layer.bias is None else node.layer.bias.detach().cpu().abs()
+    bias = rows.new_zeros(len(rows)) if node.layer.bias is None else node.layer.bias.detach().cpu().abs()
     distances, lengths = row_distances(rows), length_up(rows)
     table = distances if tight else (lengths[:, None] + lengths[None, :])
     infinity = torch.full_like(table, torch.inf)
     up = torch.nextafter(torch.nextafter(table, infinity) * float(body), infinity).where((table > 0) & (float(body) > 0), 0.0)
-    return _Head(*(part.to(program.device) for part in (distances, lengths, bias, up)))
+    return Head(*(part.to(program.device) for part in (distances, lengths, bias, up)))
 
 
 def _pass(
-    program: Program, head: _Head, x: Tensor, dtype: torch.dtype, deployed: torch.dtype | None, epsilon: float
+    program: Program, head: Head, x: Tensor, dtype: torch.dtype, deployed: torch.dtype | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, (batch, classes) float64, radii, and which inputs have a label at epsilon that more precision would not change.
 
@@ -348,21 +373,21 @@ def _pass(
     return logits, radius, decided
 
 
-def _logit_errors(features: Result, head: _Head, number: Format) -> Tensor:
+def _logit_errors(features: Result, head: Head, number: Format) -> Tensor:
     """How far each logit, computed in `number`, may be off, (batch, classes)."""
     return features.own[:, None] * head.lengths + _head_errors(
         features.length + features.own, head, number, features.value.shape[1]
     )
 
 
-def _head_errors(length: Tensor, head: _Head, number: Format, count: int) -> Tensor:
+def _head_errors(length: Tensor, head: Head, number: Format, count: int) -> Tensor:
     """The rounding of the last layer alone, for features of a length, (batch,) or a number: (batch, classes)."""
     terms = number.gamma(count + 3) * (length[:, None] * head.lengths + head.offsets) + (count + 3) * number.tiny
     return terms * (1 + 2.0**-48)
 
 
 def _margin_errors(
-    features: Result, head: _Head, logits: Tensor, own: Format, deployed: Format | None
+    features: Result, head: Head, logits: Tensor, own: Format, deployed: Format | None
 ) -> tuple[Tensor, Tensor | float]:
     """How far each margin of the predicted class may be off, and how much that grows with the radius: (batch, classes) each.
 
@@ -387,7 +412,7 @@ def _margin_errors(
     return error, (distances * features.slope + pairs(rows)) * up
 
 
-def _without_overflow(radius: Tensor, features: Result, head: _Head, number: Format) -> Tensor:
+def _without_overflow(radius: Tensor, features: Result, head: Head, number: Format) -> Tensor:
     """The radius up to which no intermediate result of the deployed network can overflow."""
     longest = head.lengths.max()
     at = torch.maximum(features.largest, 2 * (longest * (features.length + features.at) + head.offsets.max()))

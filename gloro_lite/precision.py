@@ -1,8 +1,16 @@
-"""float32 that is float32: as PyTorch is set, products and convolutions may keep only ten bits (TF32) or seven (bfloat16)."""
+"""float32 that is float32: as PyTorch is set, products and convolutions may keep only ten bits (TF32) or seven (bfloat16).
+And proofs on the CPU, wherever PyTorch is set to make tensors."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _BACKENDS = (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
 
@@ -33,3 +41,14 @@ def exact_float32() -> None:
     """Have this process compute float32 products and convolutions in float32. For a program to call once, at its start."""
     for backend in (*_BACKENDS, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
         backend.fp32_precision = "ieee"
+
+
+def on_cpu(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function with its own tensors on the CPU, whatever `torch.set_default_device` says: in this thread, while it runs."""
+
+    @functools.wraps(function)
+    def within(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return within

@@ -22,7 +22,8 @@ def save(net: GloroNet, path: str | Path) -> None:
     """
     from safetensors.torch import save as serialized
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    # Copies: layers that share a weight have it under both names, and safetensors refuses tensors that share memory.
+    state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in net.state_dict().items()}
     metadata = {"format": "pt", "epsilon": repr(net.epsilon), "tight": repr(net.tight)}
     write_atomically(Path(path), _in_order(serialized(state, metadata)))
 

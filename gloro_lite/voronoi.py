@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gloro_lite.certificate import Certificate, certificate, check_epsilon
+from gloro_lite.precision import on_cpu
 
 _UNIT = 2.0**-53
 _TINY = 2.0**-1060  # more than a few operations can lose to underflow
@@ -25,9 +27,16 @@ class SeparationError(ValueError):
     """Sites that Theorem 3 does not hold for: two with different labels are not more than 2 epsilon apart."""
 
 
+def as_tensor(values: Any) -> Tensor:
+    """Values as a tensor; a tensor stays on its device, whatever `torch.set_default_device` says."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values)
+
+
 def _check_values(values: Tensor, name: str) -> Tensor:
     """A copy of values, (n, ...), as (n, d) float64 on the CPU, so that later changes of the argument change nothing here."""
-    values = torch.as_tensor(values).detach()
+    values = as_tensor(values).detach()
+    if values.device.type == "meta" or values.layout != torch.strided:
+        raise ValueError(f"{name}s must be dense and hold values; these have layout {values.layout} on device {values.device}")
     if values.is_complex():
         raise ValueError(f"{name}s are complex: give real coordinates")
     if values.dim() < 2:
@@ -43,13 +52,14 @@ def _check_values(values: Tensor, name: str) -> Tensor:
     return values
 
 
+@on_cpu
 def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return copies of sites, (n, ...), flattened in float64, and of labels, (n,) int64, on the CPU.
 
     Raises ValueError for fewer than two sites or labels, values that are not finite or beyond 1e150, labels that are not of an
     integer type or negative, and for two sites that coincide with different labels.
     """
-    sites, labels = _check_values(sites, "site"), torch.as_tensor(labels).detach()
+    sites, labels = _check_values(sites, "site"), as_tensor(labels).detach()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
         raise ValueError(f"labels are classes and must be integers, not {kind}: if they are whole, give labels.long()")
@@ -79,13 +89,14 @@ def check_points(x: Tensor, sites: Tensor) -> Tensor:
 
     Raises ValueError for another dimension than the sites' and for values that are not finite or beyond 1e150.
     """
-    x = torch.as_tensor(x)
+    x = as_tensor(x)
     values = _check_values(x, "point")
     if values.shape[1] != sites.shape[1]:
         raise ValueError(f"points have {values.shape[1]} coordinates and the sites {sites.shape[1]}")
     return x.double().flatten(1) if x.requires_grad else values
 
 
+@on_cpu
 def check_separation(sites: Tensor, labels: Tensor, epsilon: float, chunk: int = 1024) -> float:
     """The least distance between two sites of different labels, to float precision, which must be greater than 2 epsilon.
 
@@ -169,11 +180,13 @@ class SiteClassifier:
             high.scatter_reduce_(1, index, squared + error, "amin")
         return low.clamp_min(0).sqrt() * (1 - 4 * _UNIT), high.clamp_min(0).sqrt() * (1 + 4 * _UNIT)
 
+    @on_cpu
     def logits(self, x: Tensor) -> Tensor:
         """-d(x, S_i) / 2, (batch, classes) float64, of x, (batch, ...); -inf for a class without sites."""
         low, high = self._nearest(check_points(x, self.sites).detach())
         return -(low + high) / 4
 
+    @on_cpu
     def certify(self, x: Tensor, epsilon: float) -> Certificate:
         """Certify x, (batch, ...), by the margins y_j - y_i = (d(x, S_i) - d(x, S_j)) / 2, which are 1-Lipschitz.
 
@@ -185,6 +198,7 @@ class SiteClassifier:
         rival = low.scatter(1, prediction[:, None], torch.inf).amin(dim=1)
         return certificate(prediction, ((rival - own) / 2 * (1 - 4 * _UNIT)).clamp_min(0), epsilon)
 
+    @on_cpu
     def certify_by_bisectors(self, x: Tensor, epsilon: float, candidates: int = 4) -> Certificate:
         """Certify x by the hyperplanes that bisect two sites: never less than `certify` gives, but for rounding.
 
@@ -228,6 +242,7 @@ class SiteClassifier:
         forms = self.certificates(x, epsilon, candidates=candidates, rivals=rivals, steps=steps, box=box)
         return forms["cells" if box is None else "cells_in_box"]
 
+    @on_cpu
     def certificates(
         self,
         x: Tensor,
@@ -335,7 +350,10 @@ def _lowest(chunks: Iterable[tuple[int, Tensor]], rows: int, count: int) -> tupl
 def _check_box(x: Tensor, box: tuple[float, float] | None) -> None:
     if box is None:
         return
-    low, high = map(float, box)
+    try:
+        low, high = map(float, box)
+    except (TypeError, ValueError):
+        raise ValueError(f"box is (least, greatest) value of a coordinate, (0, 1) say, not {box!r}") from None
     if not low < high:
         raise ValueError(f"box is (least, greatest) value of a coordinate, not {box}")
     outside = ((x < low) | (x > high)).any(1)
@@ -347,6 +365,7 @@ def _check_box(x: Tensor, box: tuple[float, float] | None) -> None:
         )
 
 
+@on_cpu
 def cell_distance(
     x: Tensor,
     sites: Tensor,
@@ -441,6 +460,7 @@ class DecisionFaces:
     Raises ValueError, see `check_sites`, and for sites that are not in the plane.
     """
 
+    @on_cpu
     def __init__(self, sites: Tensor, labels: Tensor):
         self.sites, self.labels = check_sites(sites, labels)
         if self.sites.shape[1] != 2:
@@ -456,6 +476,7 @@ class DecisionFaces:
         self.faces, self.spans = self.edges[0][parts], spans[parts]
         self._p, self._normals, self._lengths = p[parts], normals[parts], lengths[parts]
 
+    @on_cpu
     def distance(self, x: Tensor) -> Tensor:
         """The distance of x, (b, 2), to the nearest decision face: (b,) float64, rounded down; differentiable."""
         x = check_points(x, self.sites)
@@ -470,6 +491,7 @@ class DecisionFaces:
         scale = offset.detach().abs().sum(2) + self._lengths + nearest.abs()
         return (distance - (16 * _UNIT * scale + _TINY)).clamp_min(0).amin(dim=1)
 
+    @on_cpu
     def prediction(self, x: Tensor) -> Tensor:
         """The label of the site that is nearest to x, (b, 2): (b,) int64. Exact; of sites that tie, the first."""
         x = check_points(x, self.sites).detach()
@@ -482,6 +504,7 @@ class DecisionFaces:
             labels[row] = self.labels[min(close, key=lambda k: _squared_length(x[row], self.sites[k]))]
         return labels
 
+    @on_cpu
     def logits(self, x: Tensor) -> Tensor:
         """The categorical g: the distance at the predicted label, 0 elsewhere, (b, classes); each margin is 1-Lipschitz."""
         distance = self.distance(x)

@@ -10,6 +10,7 @@ from fractions import Fraction as Q
 
 import pytest
 import torch
+from exact_radius import exact_radius
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,6 +20,7 @@ from gloro_lite.layers import Absolute, GroupSort
 from gloro_lite.lipschitz import NetworkError, layer_bound, upper_bound
 from gloro_lite.lipschitz.affine import AFFINE
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
+from gloro_lite.methods import bcp, kw, local
 
 
 class Doubled(nn.Module):
@@ -366,6 +368,97 @@ def test_a_random_dense_network_is_certified_truly_in_exact_arithmetic(data, see
                 assert all(logits[j] > logits[i] for i in range(3) if i != j)
                 if math.isfinite(radius):
                     assert all(logits[j] - logits[i] >= Q(radius) * Q(table[j, i].item()) for i in range(3) if i != j)
+
+
+@st.composite
+def relu_networks(draw):
+    """(network, input shape): small, of dense layers or convolutions with ReLU, one of them used twice, nested or not."""
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    bias = draw(st.booleans())
+    if draw(st.booleans()):
+        shape, width = (draw(st.integers(1, 3)),), draw(st.integers(1, 5))
+        first, shared = nn.Linear(shape[0], width, bias=bias), nn.Linear(width, width, bias=bias)
+        last = [nn.Linear(width, draw(st.integers(2, 3)))]
+    else:
+        shape, channels = (1, draw(st.integers(1, 3)), draw(st.integers(2, 3))), draw(st.integers(1, 2))
+        first = nn.Conv2d(1, channels, draw(st.sampled_from([1, (1, 2)])), padding="same", bias=bias)
+        shared = nn.Conv2d(channels, channels, draw(st.sampled_from([3, (3, 1)])), padding="same", bias=bias)
+        last = [nn.Flatten(), nn.Linear(channels * shape[1] * shape[2], draw(st.integers(2, 3)))]
+    scale = draw(st.sampled_from([1.0, 2.0, 0.5, 1e-3, 1e3]))
+    with torch.no_grad():
+        for parameter in (*first.parameters(), *shared.parameters()):
+            parameter.mul_(draw(st.sampled_from([1.0, 2.0, scale])))
+        if shared.bias is not None and draw(st.booleans()):
+            shared.bias.add_(0.5)
+    relu = nn.ReLU()
+    middle = [shared, relu]
+    if draw(st.booleans()):
+        middle = [nn.Sequential(*middle)]
+    body = [first, *([relu] if draw(st.booleans()) else []), *middle, *middle, *([shared] if draw(st.booleans()) else [])]
+    return nn.Sequential(*body, *last), shape
+
+
+METHODS = {
+    "kw": lambda network, shape, x: kw.certify(network, shape, x, steps=12),
+    "bcp": lambda network, shape, x: bcp.certify(network, shape, x, steps=12),
+    "local": lambda network, shape, x: local.certify(GloroNet(network, shape, 1e3).eval(), x, steps=12, iterations=5),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(relu_networks(), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 30.0]))
+@settings(max_examples=40)
+def test_a_random_relu_network_with_a_shared_layer_is_certified_truly_by_every_method(method, drawn, seed, size):
+    """No point of a ball has another label, where the gradient points and in random directions, in float64 and at the rim."""
+    network, shape = drawn
+    torch.manual_seed(seed)
+    x = size * torch.randn(4, *shape)
+    c = METHODS[method](network, shape, x)
+    twin = copy.deepcopy(network).double().requires_grad_(False)
+    points = x.double()
+    assert torch.equal(c.prediction, twin(points).argmax(dim=1))
+    radius = c.radius.clamp_max(1e6).view(-1, *(1,) * len(shape))
+    moved = points.repeat(32, *(1,) * len(shape))
+    moved = moved + radius.repeat(32, *(1,) * len(shape)) * 0.5 * _directions(torch.randn_like(moved))
+    label = c.prediction.repeat(32)
+    for step in (1.0, 0.5, 0.25, 0.1, 0.02):  # towards other labels, along the gradient, and back to the rim
+        moved.requires_grad_()
+        logits = twin(moved)
+        rival = logits.scatter(1, label[:, None], -torch.inf).amax(dim=1) - logits.gather(1, label[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(rival.sum(), moved)
+        away = (moved + step * radius.repeat(32, *(1,) * len(shape)) * _directions(gradient)).detach() - points.repeat(
+            32, *(1,) * len(shape)
+        )
+        rim = radius.repeat(32, *(1,) * len(shape)) * (1 - 1e-9)
+        moved = points.repeat(32, *(1,) * len(shape)) + away * (rim / _lengths(away)).clamp_max(1.0)
+        logits = twin(moved)
+        short = logits.gather(1, label[:, None]) - logits
+        inside = (moved - points.repeat(32, *(1,) * len(shape))).flatten(1).norm(dim=1) <= c.radius.repeat(32)
+        assert (short >= -1e-12 * (1 + logits.abs().amax(dim=1, keepdim=True)))[inside & (c.radius > 0).repeat(32)].all()
+
+
+def _lengths(v):
+    return v.flatten(1).norm(dim=1).clamp_min(1e-300).view(-1, *(1,) * (v.dim() - 1))
+
+
+def _directions(v):
+    return v / _lengths(v)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@given(st.integers(0, 10**6), st.sampled_from([0.4, 0.7, 1.5]))
+@settings(max_examples=12)
+def test_a_shared_layer_is_never_certified_beyond_the_exact_radius(method, seed, scale):
+    torch.manual_seed(seed)
+    layers = nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 3)
+    for parameter in nn.Sequential(*layers).parameters():
+        nn.init.normal_(parameter, std=scale)
+    first, relu, shared, last = layers
+    network = nn.Sequential(first, relu, shared, relu, shared, relu, last)
+    x = torch.randn(1, 2)
+    c = METHODS[method](network, (2,), x)
+    assert c.radius.clamp_max(2.0).item() <= exact_radius(network, x[0]) * (1 + 1e-3) + 1e-6
 
 
 def test_every_known_layer_is_among_those_that_are_drawn():

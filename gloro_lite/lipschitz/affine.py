@@ -110,6 +110,7 @@ class Convolution(SumsOfProducts):
             per_axis(value, self.axes) for value in (layer.kernel_size, layer.stride, layer.dilation)
         )
         self.groups = layer.groups
+        _check_steps(layer, self.axes)
         _check_kernel(layer, (layer.out_channels, layer.in_channels // layer.groups, *self.kernel))
         if len(input_shape) != self.axes + 1 or input_shape[0] != layer.in_channels:
             axes = ", ".join(("height", "width")[-self.axes :])
@@ -122,8 +123,10 @@ class Convolution(SumsOfProducts):
         outputs = [(n - span) // s + 1 for n, span, s in zip(padded, spans, self.stride, strict=True)]
         if min(outputs) < 1:
             _refuse(layer, f"inputs of shape {input_shape} are smaller than its kernel")
-        if layer.padding_mode != "zeros" and any(p > n for pair, n in zip(pairs, input_shape[1:], strict=True) for p in pair):
-            _refuse(layer, f"its padding of mode {layer.padding_mode!r} is larger than inputs of shape {input_shape}")
+        most = {"circular": 0, "reflect": -1}.get(layer.padding_mode)  # a side can be repeated once, reflected without its edge
+        sides = zip(pairs, input_shape[1:], strict=True)
+        if most is not None and any(p > n + most for pair, n in sides for p in pair):
+            _refuse(layer, f"its padding of mode {layer.padding_mode!r} is larger than inputs of shape {input_shape} allow")
         super().__init__(layer, input_shape, (layer.out_channels, *outputs), name)
         # A padded input may be read several times over where the padding repeats the image.
         repeats = 1 if layer.padding_mode == "zeros" else math.prod(1 + sum(pair) for pair in pairs)
@@ -188,6 +191,14 @@ class Convolution(SumsOfProducts):
         return _length(self.layer.bias) * math.sqrt(math.prod(self.output_shape[1:])) * (1 + 1e-12)
 
 
+def _check_steps(layer: nn.Module, axes: int) -> None:
+    """Settings that PyTorch takes when a layer is built and fails on when it runs."""
+    for setting, least in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0)):
+        value = getattr(layer, setting)
+        if not isinstance(value, str) and min(per_axis(value, axes)) < least:
+            _refuse(layer, f"its {setting} is {value}, and must be at least {least}: build the layer anew")
+
+
 def _check_kernel(layer: nn.Module, shape: Shape) -> None:
     if tuple(layer.weight.shape) != tuple(shape):
         _refuse(layer, f"its weight has shape {tuple(layer.weight.shape)}, and its settings say {tuple(shape)}")
@@ -213,10 +224,13 @@ class TransposedConvolution(SumsOfProducts):
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d, input_shape: Shape, name: str):
         self.axes = 1 if isinstance(layer, nn.ConvTranspose1d) else 2
         self.kernel = per_axis(layer.kernel_size, self.axes)
+        _check_steps(layer, self.axes)
         _check_kernel(layer, (layer.in_channels, layer.out_channels // layer.groups, *self.kernel))
         if len(input_shape) != self.axes + 1 or input_shape[0] != layer.in_channels:
             _refuse(layer, f"it takes {layer.in_channels} channels and {self.axes} axes; inputs of shape {input_shape} reach it")
-        settings = (per_axis(v, self.axes) for v in (layer.stride, layer.padding, layer.dilation, layer.output_padding))
+        settings = [per_axis(v, self.axes) for v in (layer.stride, layer.padding, layer.dilation, layer.output_padding)]
+        if any(o >= max(s, d) for s, _, d, o in zip(*settings, strict=True)):
+            _refuse(layer, f"its output_padding is {layer.output_padding}, and must be less than its stride or dilation")
         outputs = [
             (n - 1) * s - 2 * p + d * (k - 1) + o + 1
             for n, k, s, p, d, o in zip(input_shape[1:], self.kernel, *settings, strict=True)
@@ -271,7 +285,7 @@ class AveragePool(SumsOfProducts):
         if len(input_shape) != 3:
             _refuse(layer, f"it takes inputs of shape (channels, height, width); {input_shape} reaches it")
         try:
-            output = tuple(layer(torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
+            output = tuple(layer(torch.zeros(1, *input_shape, dtype=torch.float64, device="cpu")).shape[1:])
         except RuntimeError as error:
             _refuse(layer, f"it does not take inputs of shape {input_shape}: {error}")
         super().__init__(layer, input_shape, output, name)
@@ -333,11 +347,15 @@ class Diagonal(Affine):
         super().__init__(layer, input_shape, input_shape, name)
         if isinstance(layer, Normalize):
             count, what = len(layer.std), "mean and std"
+            if (layer.std == 0).any():
+                _refuse(layer, "its std holds zeros, by which nothing can be divided: leave out channels that never change")
         else:
             if layer.running_var is None or layer.running_mean is None:
                 _refuse(layer, "with track_running_stats=False it is no fixed function: it has no Lipschitz bound")
             if (layer.running_var < 0).any():
                 _refuse(layer, "its running_var holds negative numbers, which no variance is")
+            if not (layer.running_var + layer.eps > 0).all():
+                _refuse(layer, f"its running_var and its eps, {layer.eps}, must be above 0 together: it divides by their root")
             count, what = layer.num_features, "features"
             axes = {nn.BatchNorm1d: (1, 2), nn.BatchNorm2d: (3,), nn.BatchNorm3d: (4,)}[type(layer)]
             if len(input_shape) not in axes:
@@ -345,6 +363,8 @@ class Diagonal(Affine):
         if not input_shape or input_shape[0] != count:
             _refuse(layer, f"it has {count} {what}, one for each channel; inputs of shape {input_shape} reach it")
         for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.dim() and not tensor.is_floating_point():
+                _refuse(layer, f"it holds a tensor of {tensor.dtype}: floating-point numbers are needed, tensor.float() say")
             if tensor.dim() and tuple(tensor.shape) != (count,):
                 _refuse(layer, f"it holds a tensor of shape {tuple(tensor.shape)}: ({count},) is needed")
         self.terms = 4

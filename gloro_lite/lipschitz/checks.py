@@ -6,8 +6,9 @@ make a module compute something else; they are refused, since their effect canno
 
 from __future__ import annotations
 
+import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -73,6 +74,11 @@ def _replaced_method(cls: type) -> str:
 _RANDOM = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
+def is_random(module: nn.Module) -> bool:
+    """Whether a layer of PyTorch is no function of its input alone, as it is now: dropout and batch norm in training mode."""
+    return module.training and isinstance(module, _RANDOM)
+
+
 def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = False) -> None:
     """Raise NetworkError unless `module` computes what its exact type says.
 
@@ -92,11 +98,14 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
         for hook in hooks.values():
             refuse(_hook_remedy(module, hook))
     if getattr(module, "_compiled_call_impl", None) is not None:
-        refuse("it was compiled in place, and what the compiled code computes cannot be seen: certify the module itself")
+        refuse(
+            "it was compiled in place (.compile()), and what the compiled code computes cannot be seen: certify a copy, "
+            "copy.deepcopy(net), which is not compiled"
+        )
     cls = layer_type(module)
     for attribute in vars(module):
         if attribute == "forward" and getattr(module.forward, "_torchdynamo_orig_callable", None) is not None:
-            refuse("it was compiled by torch.compile, whose code cannot be seen: certify the module itself (._orig_mod)")
+            refuse("it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)")
         if callable(getattr(cls, attribute, None)):
             refuse(f"its method {attribute!r} was replaced on this instance: give the layer a class of its own, with a bound")
     if known:
@@ -114,7 +123,7 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
 def _check_mode(module: nn.Module, known: bool, refuse: Callable[[str], None]) -> None:
     """Refuse what in training mode is no fixed function. A layer with a registered bound answers for what it is made of."""
     for part in (module,) if known else module.modules():
-        if part.training and (isinstance(part, _RANDOM) or parametrize.is_parametrized(part)):
+        if is_random(part) or (part.training and parametrize.is_parametrized(part)):
             refuse("it is in training mode, where it is no fixed function and has no Lipschitz bound: call .eval() first")
 
 
@@ -123,8 +132,9 @@ def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
         refuse(f"its {name} is on the meta device and has no values: load or initialise the weights first")
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
         refuse(f"its {name} is a {type(tensor).__name__} with layout {tensor.layout}: only ordinary dense tensors can be read")
-    if not tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
-        refuse(f"its {name} is {tensor.dtype}: only real floating-point weights have a bound here")
+    numbers = isinstance(tensor, nn.Parameter) or tensor.is_floating_point() or tensor.is_complex()
+    if numbers and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        refuse(f"its {name} is {tensor.dtype}: only real numbers of 16, 32 or 64 bits have a bound here, float32 say")
 
 
 def check_network(network: nn.Module, registered: Callable[[nn.Module], object]) -> None:
@@ -148,11 +158,26 @@ def check_global_hooks() -> None:
         raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
 
 
+def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
+    """The shape of one input as a tuple. Raises TypeError for what is no shape, ValueError for negative sides."""
+    meaning = "input_shape is that of one input, without the batch, a tuple of whole numbers as (1, 28, 28) or (784,)"
+    try:
+        shape = tuple(operator.index(side) for side in input_shape)
+    except TypeError:
+        raise TypeError(f"{meaning}, not {input_shape!r}") from None
+    if any(side < 0 for side in shape):
+        raise ValueError(f"{meaning}; not {shape}")
+    return shape
+
+
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a module itself holds: parameters, buffers, and what its parametrizations evaluate to."""
+    """The tensors that a module itself holds: parameters, buffers, plain attributes, and what its parametrizations come to."""
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None:
             yield name, tensor
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            yield name, value
     if parametrize.is_parametrized(module):
         for name in module.parametrizations:
             yield name, getattr(module, name)
@@ -166,6 +191,8 @@ def settings(module: nn.Module) -> tuple[dict[str, str], bool]:
     plain, complete = {}, True
     for name, value in vars(module).items():
         if name in _EVERY_MODULE_S:  # tensors, children and hooks; the training mode is looked at each time
+            continue
+        if isinstance(value, Tensor):  # one of the module's own tensors
             continue
         if _is_plain(value):
             plain[name] = repr(value)  # NaN equals nothing, its text does

@@ -185,13 +185,13 @@ class Constants:
 
     def bound(self, node: Node) -> Upper:
         """The node's proven Lipschitz constant."""
-        if id(node) not in self._bounds:
-            self._bounds[id(node)] = Upper(node.bound(self._norms))
-        return self._bounds[id(node)]
+        if node not in self._bounds:
+            self._bounds[node] = Upper(node.bound(self._norms))
+        return self._bounds[node]
 
     def rounding(self, node: Node, number: Format) -> Rounding:
         """The node's rounding in a format."""
-        key = (id(node), number)
+        key = (node, number)
         if key not in self._roundings:
             self._roundings[key] = node.rounding(number, self.bound(node))
         return self._roundings[key]
@@ -330,7 +330,7 @@ class Affine(Node):
         """The linear part as a float64 matrix, (output size, input size): row-major over both shapes. For small ones only."""
         size = math.prod(self.input_shape)
         with torch.no_grad():
-            columns = self.forward(torch.eye(size, dtype=torch.float64).view(size, *self.input_shape))
+            columns = self.forward(torch.eye(size, dtype=torch.float64, device="cpu").view(size, *self.input_shape))
         return columns.reshape(size, -1).T
 
 

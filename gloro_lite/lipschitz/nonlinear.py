@@ -150,7 +150,7 @@ class MaxPool(Node):
         if len(input_shape) != 3:
             raise NetworkError(f"it takes (channels, height, width); inputs of shape {input_shape} reach it", kind="MaxPool2d")
         try:
-            output = tuple(layer(torch.zeros(1, *input_shape)).shape[1:])
+            output = tuple(layer(torch.zeros(1, *input_shape, device="cpu")).shape[1:])
         except RuntimeError as error:
             raise NetworkError(f"it does not take inputs of shape {input_shape}: {error}", kind="MaxPool2d") from None
         super().__init__(layer, input_shape, output, name)

@@ -23,6 +23,7 @@ from gloro_lite.lipschitz.banded import BandedGram, fits
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine, Bound, Chain, Parallel
 from gloro_lite.lipschitz.rounding import DOUBLE, Upper, length_up, power_of_two, raised
+from gloro_lite.precision import on_cpu
 
 UNROLLED_LIMIT = 8192
 """Largest Gram matrix that is formed, in rows: 0.5 GB in float64, of which three are needed."""
@@ -118,6 +119,7 @@ def _lanczos(times: Callable[[Tensor], Tensor], size: int, steps: int = 600, tol
     return top
 
 
+@on_cpu
 def unrolled_norm(operator: Affine) -> Upper:
     """The norm of an operator from above, by its Gram matrix and a Cholesky certificate; exact but for rounding."""
     rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
@@ -207,6 +209,7 @@ def torus_norm(operator: Convolution) -> Upper:
     return Upper(raised(math.sqrt(top))) * (1 / scale)
 
 
+@on_cpu
 def absolute_norm(operator: Affine, iterations: int = 12) -> Upper:
     """A bound on the norm of the operator with absolute values for weights, which bounds rounding: true, rarely tight."""
     absolute = operator.core().absolute()
@@ -274,6 +277,7 @@ def check_provable(operator: Affine) -> None:
         )
 
 
+@on_cpu
 def operator_norm(operator: Affine) -> Upper:
     """A true upper bound on the l2 norm of a linear operator, by the cheapest exact proof of this file that fits, or the torus.
 
@@ -282,6 +286,8 @@ def operator_norm(operator: Affine) -> Upper:
 
     Raises NetworkError where none fits, and for weights that are not finite.
     """
+    if not isinstance(operator, Affine):
+        raise TypeError(f"an operator is needed, not {operator!r}: linear_operator gives None for a layer that is not affine")
     check_provable(operator)
     core = operator.core()
     for weight in core.weights():
@@ -299,14 +305,14 @@ class Proven:
 
     def __init__(self) -> None:
         self.norms: dict[str, float] = {}
-        self._known: dict[int, Upper] = {}
+        self._known: dict[Affine, Upper] = {}
 
     def operator(self, node: Affine) -> Upper:
         """The proven norm, once for each node."""
-        if id(node) not in self._known:
-            self._known[id(node)] = operator_norm(node)
-            self.norms[node.name] = float(self._known[id(node)])
-        return self._known[id(node)]
+        if node not in self._known:
+            self._known[node] = operator_norm(node)
+            self.norms[node.name] = float(self._known[node])
+        return self._known[node]
 
     def constant(self, value: Bound) -> Upper:
         """A closed form: a float as it is; a tensor was computed, in float64, with a few roundings."""

@@ -8,15 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gloro_lite.lipschitz.checks import check_shape
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Shape
-from gloro_lite.lipschitz.walk import walk
+from gloro_lite.lipschitz.walk import registered, walk
 from gloro_lite.precision import full_precision
 
 
 def _start(operator: Affine, seed: int) -> Tensor:
     """A random unit vector of the operator's input shape, ``(1, *input_shape)``, float64, from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(1, *operator.input_shape, generator=generator, dtype=torch.float64)
+    v = torch.randn(1, *operator.input_shape, generator=generator, dtype=torch.float64, device="cpu")
     return v / v.norm()
 
 
@@ -51,6 +52,8 @@ def power_iteration(
 
     Returns: the estimate ||A v||, and v, ``(1, *input_shape)``, of length 1.
     """
+    if not isinstance(operator, Affine):
+        raise TypeError(f"an operator is needed, not {operator!r}: linear_operator gives None for a layer that is not affine")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, not {iterations}")
     with torch.no_grad():
@@ -91,14 +94,15 @@ class TrainingBound(nn.Module):
 
     def __init__(self, layers: nn.Module | list[tuple[str, nn.Module]], input_shape: Shape):
         super().__init__()
-        self._layers, self._shape = layers, tuple(input_shape)
+        self._layers, self._shape = layers, check_shape(input_shape)
         self.follow(layers, input_shape)
 
     def follow(self, layers: nn.Module | list[tuple[str, nn.Module]], input_shape: Shape) -> None:
         """Take these layers from now on. An iterate whose place and shape are as before is kept."""
-        self._layers, self._shape = layers, tuple(input_shape)
+        self._layers, self._shape = layers, check_shape(input_shape)
         named = [("", layers)] if isinstance(layers, nn.Module) else layers
-        key = [self._shape, *(child for name, layer in named for child in (name, *layer.modules()))]
+        modules = [module for _, layer in named for module in layer.modules()]
+        key = [self._shape, *(name for name, _ in named), *map(registered, modules), *modules]
         # By identity: modules that are equal may still be different ones, with weights of their own.
         known = self.__dict__.get("_key", [])
         if len(key) == len(known) and all(
@@ -120,7 +124,7 @@ class TrainingBound(nn.Module):
         return math.prod((node.bound(norms) for node in self._nodes), start=1.0)
 
     def _register_iterate(self, place: int, node: Affine) -> Tensor:
-        like = next(iter(node.weights()), torch.empty(0))
+        like = next(iter(node.weights()), torch.empty(0, device="cpu"))
         slot = f"iterate_{place}"
         old = self._buffers.get(slot)
         if old is None or tuple(old.shape[1:]) != node.input_shape:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_lite.lipschitz.affine import Convolution
-from gloro_lite.lipschitz.checks import check_network, own_tensors, settings
+from gloro_lite.lipschitz.checks import check_network, check_shape, own_tensors, settings
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Constants, Deviation, Node, Sequence, Shape, Track, lengths
 from gloro_lite.lipschitz.norms import Proven
@@ -49,7 +50,7 @@ class _Snapshot:
             children = [(name, number.get(id(child))) for name, child in module._modules.items()]
             plain, complete = settings(module)
             self.complete &= complete
-            self.description.append((type(module), plain, children))
+            self.description.append((type(module), registered(module), plain, children))
             for name, tensor in own_tensors(module):
                 self.description.append((name, tensor.dtype, tensor.device, tuple(tensor.shape)))
                 self.tensors.append(tensor.detach())
@@ -77,7 +78,15 @@ def _values(network: nn.Module) -> list[Tensor]:
 def _check_values(network: nn.Module) -> None:
     """Raise NetworkError, with the tensor's name, unless all weights are finite, real, and of one floating-point type."""
     dtypes = set()
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+    # A layer of one's own may keep what it likes as plain attributes, an activation that it has seen, say.
+    plain = (
+        (f"{name}.{key}" if name else key, value)
+        for name, module in network.named_modules()
+        if registered(module) is None
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    )
+    for name, tensor in (*network.named_parameters(), *network.named_buffers(), *plain):
         if tensor.is_floating_point():
             dtypes.add(tensor.dtype)
             if not tensor.isfinite().all():
@@ -90,8 +99,8 @@ def _frozen(network: nn.Module) -> nn.Module:
     """A copy of a network, its parametrizations evaluated once; its tensors may be of any kind, also ones that have a history."""
     memo: dict[int, Any] = {}
     for module in network.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(tensor, Tensor):
                 clone = tensor.detach().clone()
                 memo[id(tensor)] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
     frozen = copy.deepcopy(network, memo)
@@ -102,7 +111,19 @@ def _frozen(network: nn.Module) -> nn.Module:
             for name in module.parametrizations:
                 # What the module computes with now is what the copy keeps; evaluated anew it might be something else.
                 twin.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
-    return frozen.requires_grad_(False)
+    return frozen
+
+
+def converted(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network, changed in place, with all floating-point numbers in `dtype`, its tensors that are plain attributes, too."""
+    for module in network.modules():
+        # Not nn.Module.to, which leaves plain attributes alone and cannot be called inside of torch.func's transforms.
+        for own in (module._parameters, module._buffers, vars(module)):
+            for name, value in own.items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    values = value.detach().to(dtype)
+                    own[name] = nn.Parameter(values, requires_grad=False) if isinstance(value, nn.Parameter) else values
+    return network
 
 
 class Result(NamedTuple):
@@ -141,25 +162,26 @@ class Program:
     """
 
     def __init__(self, network: nn.Module, input_shape: Shape):
-        self.input_shape = tuple(input_shape)
+        self.input_shape = check_shape(input_shape)
         # Tensors that are made in inference mode could not be used outside of it.
         with _LOCK, torch.inference_mode(False), torch.no_grad():
             check_network(network, registered)
             _check_values(network)
             frozen, self._snapshot = self._copy(network)
-            self.dtype = next((t.dtype for t in _values(frozen)), torch.float64)
+            self.dtype = next((t.dtype for t in _values(frozen) if t.is_floating_point()), torch.float64)
             walk(frozen, self.input_shape)  # in the network's own precision, in which it is used
             self.device = next((t.device for t in _values(frozen)), torch.device("cpu"))
             if self.device.type == "mps":  # Apple's GPUs have no float64
                 frozen, self.device = frozen.cpu(), torch.device("cpu")
-            self.network = frozen.double().eval()
+            self.network = converted(frozen, torch.float64).eval()
             self.root = node = walk(self.network, self.input_shape)
         self.nodes = _flat(node)
         self.output_shape = node.output_shape
         self._proven = Proven()
-        self._bounds: dict[int, Upper] = {}
-        self._roundings: dict[tuple[int, Format], Any] = {}
-        self._values = {id(node): float(node.value()) for node in self._registered_nodes()}
+        # By the nodes themselves, of which a copy of the program has its own.
+        self._bounds: dict[Node, Upper] = {}
+        self._roundings: dict[tuple[Node, Format], Any] = {}
+        self._values = {node: float(node.value()) for node in self._registered_nodes()}
 
     def _copy(self, network: nn.Module) -> tuple[nn.Module, _Snapshot]:
         """A frozen copy, and the snapshot that it agrees with."""
@@ -187,7 +209,7 @@ class Program:
             check_network(network, registered)
             if not self._snapshot.complete or not self._snapshot.equals(_Snapshot(network, tuple(input_shape))):
                 return False
-            return all(float(node.value()) == self._values[id(node)] for node in self._registered_nodes())
+            return all(float(node.value()) == self._values[node] for node in self._registered_nodes())
 
     @property
     def complete(self) -> bool:
@@ -206,9 +228,14 @@ class Program:
         """
         with _LOCK, torch.inference_mode(False), torch.no_grad():
             constants = self._constants(torch.float64, None)
-            bound = math.prod((constants.bound(node) for node in (self.nodes if nodes is None else nodes)), start=Upper(1.0))
-        if not math.isfinite(bound):
-            raise NetworkError("the Lipschitz bound overflows: the weights are too large to be certified")
+            bound = Upper(1.0)
+            for node in self.nodes if nodes is None else nodes:
+                bound = bound * constants.bound(node)
+                if not math.isfinite(bound):
+                    reason = (
+                        "the Lipschitz bound overflows with it: its weights, or those before it, are too large to be certified"
+                    )
+                    raise NetworkError(reason, node.name, type(node.layer).__name__)
         return bound
 
     def _constants(self, dtype: torch.dtype, deployed: torch.dtype | None) -> Constants:
@@ -242,7 +269,7 @@ class Program:
         windows = [count for node in nodes for count in _windows(node)]
         return max(1, _BYTES // (8 * max(windows))) if windows and dtype == torch.float64 else 4096
 
-    def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor, network: nn.Module | None = None) -> None:
+    def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> None:
         """Run a network on some of the inputs x, see `few`, and compare with the program's logits, (batch, ...).
 
         Args:
@@ -309,7 +336,9 @@ def few(x: Tensor) -> Tensor:
     """The rows of a batch on which the network itself is run: up to four, spread over the batch."""
     count = min(len(x), _COMPARED)
     rows = (
-        torch.linspace(0, len(x) - 1, count, dtype=torch.float64).round().long() if count else torch.zeros(0, dtype=torch.int64)
+        torch.linspace(0, len(x) - 1, count, dtype=torch.float64, device="cpu").round().long()
+        if count
+        else torch.zeros(0, dtype=torch.int64, device="cpu")
     )
     return rows.to(x.device)
 

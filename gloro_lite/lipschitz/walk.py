@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from gloro_lite.layers import Residual
 from gloro_lite.lipschitz.affine import AFFINE
-from gloro_lite.lipschitz.checks import check_global_hooks, check_module, layer_type, remember
+from gloro_lite.lipschitz.checks import check_global_hooks, check_module, check_shape, layer_type, own_tensors, remember
 from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Norms, Rounding, Sequence, Shape, Sum
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
@@ -50,17 +51,18 @@ class Registered(Node):
     """A layer whose bound the user has registered; what it computes is what its forward pass does."""
 
     def __init__(self, layer: nn.Module, input_shape: Shape, name: str):
-        self._function = registered(layer)
         super().__init__(layer, input_shape, _output_shape(layer, input_shape), name)
         self.value()  # fails here, with the layer's name, rather than later
 
     def value(self) -> Bound:
-        """What the registered function says now."""
-        value = self._function(self.layer, self.input_shape)
-        number = float(value)
-        if not number >= 0:
+        """What the function that is registered now says now."""
+        function = registered(self.layer)
+        assert function is not None
+        value = function(self.layer, self.input_shape)
+        number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+        if not number or not float(value) >= 0:
             raise NetworkError(
-                f"its registered bound is {number}: it must be a number that is not negative", kind=_kind(self.layer)
+                f"its registered bound is {value!r}: it must be a number that is not negative", kind=_kind(self.layer)
             )
         return value
 
@@ -78,15 +80,15 @@ class Registered(Node):
 
     def rounding(self, number: Format, bound: float) -> Rounding:
         with torch.no_grad():
-            at_zero = self.layer(torch.zeros(1, *self.input_shape, dtype=torch.float64)).norm().item()
+            like = _like(self.layer).device
+            at_zero = self.layer(torch.zeros(1, *self.input_shape, dtype=torch.float64, device=like)).norm().item()
         unit = 1024 * number.unit
         return Rounding(unit * (1 + float(self.value())), unit * (1 + at_zero))
 
 
 def _output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
     """The shape that a layer gives for one input, both without a batch dimension, from a run on zeros."""
-    tensors = [t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()]
-    like = tensors[0] if tensors else torch.empty(0)
+    like = _like(layer)
     with torch.no_grad():
         output = layer(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
     if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != 2:
@@ -94,6 +96,12 @@ def _output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
             f"for a batch of 2 it returns {_described(output)}: one tensor with the batch first is needed", kind=_kind(layer)
         )
     return tuple(output.shape[1:])
+
+
+def _like(layer: nn.Module) -> Tensor:
+    """A tensor of the type and on the device that a layer computes with."""
+    tensors = (tensor for module in layer.modules() for _, tensor in own_tensors(module) if tensor.is_floating_point())
+    return next(tensors, torch.empty(0))
 
 
 def _described(output: object) -> str:
@@ -109,7 +117,7 @@ def walk(module: nn.Module, input_shape: Shape, name: str = "", *, trained: bool
     Raises NetworkError, or UnknownLayerError, with the layer's dotted name, for what cannot be bounded.
     """
     check_global_hooks()
-    return _walk(module, tuple(input_shape), name, (), trained)
+    return _walk(module, check_shape(input_shape), name, (), trained)
 
 
 def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], trained: bool) -> Node:
@@ -180,12 +188,24 @@ def _refuse_unknown(module: nn.Module) -> None:
     reason = next((text for kind, text in REFUSED.items() if cls is kind), None)
     if reason is not None:
         raise UnknownLayerError(f"{reason}; use another layer", kind=_kind(module))
+    if hasattr(module, "_orig_mod"):
+        reason = "it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)"
+        raise UnknownLayerError(reason, kind=_kind(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        reason = "its code was compiled by torch.jit and cannot be seen: give the module that it was made from"
+        raise UnknownLayerError(reason, kind=_kind(module))
     known = {nn.Sequential, Residual, *AFFINE, *NONLINEAR, *layer_bound.registry} - {object, nn.Module}
     parent = next((parent for parent in cls.__mro__[1:] if parent in known), None)
     if parent is not None:
         raise UnknownLayerError(
             f"{cls.__name__} inherits from {parent.__name__}, whose bound need not hold for it: use {parent.__name__} itself, or "
             f"register a true upper bound for it with gloro_lite.lipschitz.layer_bound.register",
+            kind=_kind(module),
+        )
+    if any(True for _ in module.children()):
+        raise UnknownLayerError(
+            "what its forward pass makes of its layers cannot be seen: write it as nn.Sequential, with gloro_lite.Residual for "
+            f"skip connections; or, as one layer, {_REGISTER}",
             kind=_kind(module),
         )
     raise UnknownLayerError(f"it has no Lipschitz bound: {_REGISTER}", kind=_kind(module))

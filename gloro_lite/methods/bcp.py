@@ -21,7 +21,8 @@ from gloro_lite.certificate import Certificate, check_epsilon
 from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import TrainingBound
-from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, gamma, proven, read, stages
+from gloro_lite.precision import on_cpu
 
 _ACTIVATIONS = {
     nn.ReLU: None,
@@ -29,7 +30,7 @@ _ACTIVATIONS = {
 }
 
 
-def chain(network: nn.Sequential, input_shape: Shape) -> list[Stage]:
+def chain(network: nn.Module, input_shape: Shape) -> list[Stage]:
     """The layers of a network that BCP can take; ValueError, with the layer and the reason, for another."""
     return stages(network, input_shape, "BCP", _ACTIVATIONS)
 
@@ -51,7 +52,7 @@ def propagate(
     centre, ball = x, radius
     low, high = centre - radius[:, None], centre + radius[:, None]
     if rounding:
-        slack = gamma(1) * (centre.abs() + radius[:, None])
+        slack = gamma(1) * (centre.abs() + radius[:, None]) + FLOOR
         low, high = low - slack, high + slack
     for stage, norm in zip(chain[:-1], norms[:-1], strict=True):
         middle, half = (low + high) / 2, (high - low) / 2
@@ -61,10 +62,10 @@ def propagate(
         width = stage.linear(half, stage.layer.weight.abs())
         ball = ball * norm
         if rounding:
-            slack = gamma(stage.terms) * stage.magnitude(centre)
+            slack = gamma(stage.terms) * stage.magnitude(centre) + FLOOR
             spread = spread * (1 + gamma(stage.terms)) + slack
-            width = width + gamma(stage.terms) * stage.magnitude(middle.abs() + half)
-            ball = ball * (1 + gamma(stage.terms)) + slack.norm(dim=1)
+            width = width + gamma(stage.terms) * stage.magnitude(middle.abs() + half) + FLOOR
+            ball = ball * (1 + gamma(stage.terms)) + slack.norm(dim=1) + ROOT
         low, high = torch.maximum(box - width, value - spread), torch.minimum(box + width, value + spread)
         centre, low, high = stage.activate(value), stage.activate(low), stage.activate(high)
     return centre, ball, low, high
@@ -95,8 +96,8 @@ def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> T
             t = torch.maximum(t, longer.where(free.abs().amax(dim=2) > 0, t))
     t = t[..., None].clamp_min(tiny)
     a = (t * w).clamp(low, high) / t
-    best = a.norm(dim=2) * ball + box(w - a)
-    return torch.minimum(torch.minimum(best, w.norm(dim=2) * ball), box(w))
+    best = (a.norm(dim=2) + ROOT) * ball + box(w - a)
+    return torch.minimum(torch.minimum(best, (w.norm(dim=2) + ROOT) * ball), box(w))
 
 
 def margins(
@@ -128,7 +129,7 @@ def margins(
         slack = 4 * gamma(last.terms)
         reach = torch.maximum(high, -low)
         size = torch.einsum("brn,bn->br", rows.abs(), centre.abs() + reach) + offset.abs() + rows.norm(dim=2) * ball[:, None]
-        lost = lost + slack * size
+        lost = lost + slack * size + FLOOR
     return (bound - lost).scatter(1, labels[:, None], 0.0)
 
 
@@ -152,6 +153,7 @@ def loss(chain: list[Stage], norms: list[Tensor], x: Tensor, labels: Tensor, eps
 
 
 @torch.no_grad()
+@on_cpu
 def certify(
     network: nn.Sequential, input_shape: Shape, x: Tensor, epsilon: float | None = None, *, steps: int = 20
 ) -> Certificate:
@@ -163,20 +165,17 @@ def certify(
         epsilon: the l2 radius that a label needs; any radius above 0 by default.
         steps: radii that are tried for each input, epsilon first; each costs a forward pass with ball and box.
 
-    Raises ValueError for a network that BCP cannot take, with the layer and the reason.
+    Raises ValueError for a network that BCP cannot take, with the layer and the reason, and for inputs of another shape or not
+    finite; TypeError for inputs of another type.
     """
-    layers = chain(network, input_shape)
+    layers, points, logits = read(network, input_shape, x, chain)
     norms = [stage.norm() for stage in layers]
-    points = check_inputs(layers, x)
-    h = points
-    for stage in layers:
-        h = stage.activate(stage.linear(h) + stage.bias(h))
-
-    def proven(radius: Tensor, labels: Tensor) -> Tensor:
-        bound = margins(layers, norms, points, labels, radius, rounding=True)
-        return bound.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
-
-    return certificate(proven, h.argmax(dim=1), epsilon, steps)
+    return certificate(
+        lambda radius, labels: proven(margins(layers, norms, points, labels, radius, rounding=True), labels),
+        logits.argmax(dim=1),
+        epsilon,
+        steps,
+    )
 
 
 def fit(

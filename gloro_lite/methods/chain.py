@@ -1,7 +1,11 @@
 """A network as a chain of affine layers with activations between them: what the bounds of `local`, `bcp` and `kw` walk along.
 
 All values are flattened, (batch, size), in float64 where something is proven. Rounding is counted as follows: a sum of n products
-errs by at most gamma(n) times the sum of their absolute values, and what has been computed is enlarged by that.
+errs by at most gamma(n) times the sum of their absolute values, and what has been computed is enlarged by that. What underflows
+has no relative error: `FLOOR` and `ROOT` stand for it.
+
+What is certified is a frozen copy of the network (`gloro_lite.lipschitz.Program`), which PyTorch's own forward pass is compared
+with: see `read`.
 """
 
 from __future__ import annotations
@@ -17,11 +21,18 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
-from gloro_lite.lipschitz.checks import check_network
+from gloro_lite.lipschitz.checks import check_network, check_shape, layer_type
+from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine
+from gloro_lite.lipschitz.program import Program
 from gloro_lite.lipschitz.walk import registered
 
 Shape = tuple[int, ...]
+
+FLOOR = 2.0**-900
+"""More than a sum of products loses to underflow, 2^-1022 for each operation, divided by `gamma`; nothing in float32."""
+ROOT = 2.0**-450
+"""More than an l2 norm, or the root of a sum of products, loses where squares underflow; nothing in float32."""
 
 
 def gamma(terms: int) -> float:
@@ -87,7 +98,7 @@ class Stage(NamedTuple):
     def row_norms(self, like: Tensor) -> Tensor:
         """The l2 norm of each row of W, (size,); of a convolution at the edge, where the kernel meets padding, it is smaller."""
         ones = like.new_ones(1, math.prod(self.input_shape))
-        return self.linear(ones, self.layer.weight.to(like).square())[0].sqrt()
+        return self.linear(ones, self.layer.weight.to(like).square())[0].sqrt() + ROOT
 
     def matrix(self) -> Tensor:
         """W as a matrix, (size, inputs), float64: the weights themselves, nothing is summed."""
@@ -114,9 +125,7 @@ def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     return [layer for key, child in module._modules.items() for layer in _layers(child, f"{name}.{key}".lstrip("."))]
 
 
-def stages(
-    network: nn.Sequential, input_shape: Shape, method: str, activations: dict[type[nn.Module], str | None]
-) -> list[Stage]:
+def stages(network: nn.Module, input_shape: Shape, method: str, activations: dict[type[nn.Module], str | None]) -> list[Stage]:
     """The chain of a network, or an error that says which layer `method` cannot take, and why.
 
     Args:
@@ -126,29 +135,38 @@ def stages(
 
     Raises ValueError, also for weights that are not finite and for hooks, which make of a layer another function.
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"{method} needs an nn.Sequential that ends in the nn.Linear layer that gives the logits, not {network!r}"
+        )
     check_network(network, registered)
     chain: list[Stage] = []
-    shape = tuple(input_shape)
+    shape = check_shape(input_shape)
     for name, layer in _layers(network):
-        kind = type(layer)
+        kind = layer_type(layer)
+        where = f"layer {name!r}" if name else "the network itself"
         if isinstance(layer, nn.Linear | nn.Conv2d) and kind in (nn.Linear, nn.Conv2d):
-            operator = linear_operator(layer, shape)
-            assert operator is not None  # these two kinds are affine
+            if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+                raise ValueError(
+                    f"{where}: {method} knows zero padding alone, and this convolution pads by {layer.padding_mode!r}: "
+                    "give padding_mode='zeros', or certify the network as a GloRo Net"
+                )
+            operator = _operator(layer, shape, name)
             chain.append(Stage(name, layer, operator, None))
             shape = operator.output_shape
             if not all(weight.isfinite().all() for weight in layer.parameters()):
-                raise ValueError(f"layer {name!r} holds NaN or infinite weights: no certificate can be given")
+                raise ValueError(f"{where} holds NaN or infinite weights: no certificate can be given")
         elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
             shape = (math.prod(shape),)
         elif activations.get(kind, "") is None and chain and chain[-1].activation is None:
             chain[-1] = chain[-1]._replace(activation=kind)
         elif activations.get(kind):
-            raise ValueError(f"layer {name!r}: {method} cannot take {kind.__name__}: {activations[kind]}")
+            raise ValueError(f"{where}: {method} cannot take {kind.__name__}: {activations[kind]}")
         else:
             known = ", ".join(kind.__name__ for kind, reason in activations.items() if reason is None)
             raise ValueError(
-                f"layer {name!r} ({kind.__name__}): {method} takes Linear, Conv2d and Flatten, each affine layer followed by at "
-                f"most one of {known}"
+                f"{where} ({kind.__name__}): {method} takes Linear, Conv2d and Flatten, each affine layer followed by at most "
+                f"one of {known}"
             )
     if not chain or not isinstance(chain[-1].layer, nn.Linear) or chain[-1].activation or len(chain[-1].output_shape) != 1:
         raise ValueError(f"{method} needs a network that ends in the nn.Linear layer that gives the logits")
@@ -157,12 +175,70 @@ def stages(
     return chain
 
 
+def _operator(layer: nn.Module, shape: Shape, name: str) -> Affine:
+    """The layer's linear part; errors name it."""
+    try:
+        operator = linear_operator(layer, shape)
+    except NetworkError as error:
+        raise NetworkError(error.reason, name, type(layer).__name__, shape) from None
+    assert operator is not None  # a Linear or a Conv2d
+    return operator
+
+
+def read(
+    network: nn.Module, input_shape: Shape, x: Tensor, chain: Callable[[nn.Module, Shape], list[Stage]]
+) -> tuple[list[Stage], Tensor, Tensor]:
+    """The network as it is now, frozen, as a chain; the inputs, (batch, inputs); and its logits of them, (batch, classes).
+
+    Args:
+        x: ``(batch, *input_shape)``.
+        chain: makes the chain of a network, and says what it cannot take.
+
+    Raises what `chain`, `check_inputs` and `gloro_lite.lipschitz.Program` raise: NetworkError where PyTorch computes something
+    else than the chain.
+    """
+    chain(network, input_shape)  # first, as it knows better what is wrong
+    return read_program(Program(network, input_shape), x, chain)
+
+
+def read_program(
+    program: Program, x: Tensor, chain: Callable[[nn.Module, Shape], list[Stage]]
+) -> tuple[list[Stage], Tensor, Tensor]:
+    """The same of a network that is frozen already."""
+    stages = chain(program.network, program.input_shape)
+    points = check_inputs(stages, x)
+    h, size, terms = points, points.abs(), 0
+    for stage in stages:
+        h, size = stage.activate(stage.linear(h) + stage.bias(h)), stage.magnitude(size) + FLOOR
+        if stage.activation is MinMax:  # either of a pair may be the smaller
+            size = torch.maximum(*size.chunk(2, dim=1)).repeat(1, 2)
+        terms += stage.terms
+    program.compare(x.to(program.device), h, 4 * gamma(terms) * size + ROOT)
+    return stages, points, h
+
+
+def proven(margins: Tensor, labels: Tensor) -> Tensor:
+    """Whether lower bounds on the margins, (batch, classes), are above 0 for all classes but the labels, (batch,): (batch,)."""
+    # Where something has overflowed, nothing is known.
+    margins = margins.where(margins.isfinite(), -torch.inf)
+    return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
+
+
 def check_inputs(chain: list[Stage], x: Tensor) -> Tensor:
-    """The inputs flattened, in float64: (batch, inputs). Raises ValueError for a wrong shape and values that are not finite."""
-    if tuple(x.shape[1:]) != chain[0].input_shape and x[:1].numel() != math.prod(chain[0].input_shape):
-        raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, chain[0].input_shape))}), not {tuple(x.shape)}")
-    if not x.is_floating_point() or not x.isfinite().all():
-        raise ValueError("inputs must be finite floating-point numbers, in the units of epsilon")
+    """The inputs, ``(batch, *input_shape)``, flattened, in float64: (batch, inputs).
+
+    Raises TypeError for what is no tensor of floating-point values, ValueError for a wrong shape and values that are not finite.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
+    shape = chain[0].input_shape
+    if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != shape:
+        hint = "; add a batch dimension with x[None]" if tuple(x.shape) == shape else ""
+        raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, shape))}), not {tuple(x.shape)}{hint}")
+    if not x.is_floating_point() or x.layout != torch.strided or x.device.type == "meta":
+        raise TypeError(f"inputs must be floating-point numbers, in the units of epsilon; these are {x.dtype} on {x.device}")
+    if not x.isfinite().all():
+        raise ValueError("inputs must be finite, and these hold NaN or infinite values")
     return x.detach().to("cpu", torch.float64).flatten(1)
 
 
@@ -177,7 +253,7 @@ def forward(chain: list[Stage], norms: list[float], x: Tensor) -> tuple[list[Ten
     h, error = x, x.new_zeros(len(x))
     for stage, norm in zip(chain, norms, strict=True):
         z = stage.linear(h) + stage.bias(h)
-        error = (norm * error + gamma(stage.terms) * stage.magnitude(h).norm(dim=1)) * (1 + 1e-12)
+        error = (norm * error + gamma(stage.terms) * stage.magnitude(h).norm(dim=1)) * (1 + 1e-12) + ROOT
         values.append(z)
         errors.append(error)
         h = stage.activate(z)  # comparisons round nothing, and no activation here stretches an error

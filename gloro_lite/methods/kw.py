@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
-from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, gamma, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, gamma, proven, read, stages
+from gloro_lite.precision import on_cpu
 
 _ACTIVATIONS = {
     nn.ReLU: None,
@@ -32,7 +33,7 @@ SIZE_LIMIT = 4096
 """Most neurons in a layer: the bounds of a layer need a matrix of their number times the layer's before, for each input."""
 
 
-def chain(network: nn.Sequential, input_shape: Shape) -> list[Stage]:
+def chain(network: nn.Module, input_shape: Shape) -> list[Stage]:
     """The layers of a network that the bound can take; ValueError, with the layer and the reason, for another."""
     layers = stages(network, input_shape, "Kolter and Wong's bound", _ACTIVATIONS)
     widest = max(layers, key=lambda stage: stage.size)
@@ -76,27 +77,33 @@ def lower_bound(
     # The same pass over absolute values measures rounding.
     size, magnitude, terms = rows.abs(), torch.zeros_like(value), 2
     for (weight, bias), box in zip(reversed(layers), reversed([*boxes, None]), strict=True):
+        if rounding:
+            size = size + FLOOR
         if box is not None:
             low, high = box
-            width = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
-            # Rounded up: a slope between u / (u - l) and 1 is right for both lines, a smaller one is not.
-            slope = (high / width * (1 + 2.0**-50)).clamp(max=1.0)
+            width = high - low
+            # Rounded up: a slope between u / (u - l) and 1 is right for both lines, a smaller one is not. So 1 where the quotient
+            # may have lost too much, and no slope at all, NaN, where a bound has overflowed.
+            slope = (
+                (high / width.clamp_min(torch.finfo(low.dtype).tiny) * (1 + 2.0**-50)).clamp(FLOOR, 1.0).where(width > FLOOR, 1.0)
+            )
             crossing = (low < 0) & (high > 0)
-            slope = slope.where(crossing, (low >= 0).to(slope))[:, None]
+            slope = slope.where(crossing, (low >= 0).to(slope)).where(width.isfinite(), torch.nan)[:, None]
             drop = slope * low[:, None].where(crossing[:, None], 0.0)
             value = value - (c.clamp_max(0) * drop).sum(dim=2)
             c = c * slope
             if rounding:
-                magnitude = magnitude + (size * drop.abs()).sum(dim=2)
+                magnitude = magnitude + (size * (drop.abs() + FLOOR)).sum(dim=2)
         value = value + c @ bias
         c = c @ weight
         if rounding:
             magnitude = magnitude + size @ bias.abs()
             size = size @ weight.abs()
             terms += sum(weight.shape) + 8
-    value = value + torch.einsum("brn,bn->br", c, x) - radius[:, None] * c.norm(dim=2)
+    value = value + torch.einsum("brn,bn->br", c, x) - radius[:, None] * (c.norm(dim=2) + ROOT)
     if rounding:
-        magnitude = magnitude + torch.einsum("brn,bn->br", size, x.abs()) + radius[:, None] * size.norm(dim=2)
+        size = size + FLOOR
+        magnitude = magnitude + torch.einsum("brn,bn->br", size, x.abs()) + radius[:, None] * (size.norm(dim=2) + ROOT) + FLOOR
         value = value - gamma(terms + x.shape[1]) * magnitude
     return value
 
@@ -143,6 +150,7 @@ def loss(chain: list[Stage], x: Tensor, labels: Tensor, epsilon: float) -> Tenso
 
 
 @torch.no_grad()
+@on_cpu
 def certify(
     network: nn.Sequential,
     input_shape: Shape,
@@ -161,23 +169,20 @@ def certify(
         steps: radii that are tried for each input, epsilon first.
         batch_size: inputs at a time; memory grows with it.
 
-    Raises ValueError for a network that the bound cannot take, with the layer and the reason.
+    Raises ValueError for a network that the bound cannot take, with the layer and the reason, for inputs of another shape or not
+    finite, and a batch_size below 1; TypeError for inputs of another type.
     """
-    layers = chain(network, input_shape)
-    parts = [_certify(layers, part, epsilon, steps) for part in check_inputs(layers, x).split(batch_size)]
-    return joined(parts)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    layers, points, logits = read(network, input_shape, x, chain)
+    parts = zip(points.split(batch_size), logits.split(batch_size), strict=True)
+    return joined([_certify(layers, part, of_part.argmax(dim=1), epsilon, steps) for part, of_part in parts])
 
 
-def _certify(layers: list[Stage], points: Tensor, epsilon: float | None, steps: int) -> Certificate:
-    h = points
-    for stage in layers:
-        h = stage.activate(stage.linear(h) + stage.bias(h))
-
-    def proven(radius: Tensor, labels: Tensor) -> Tensor:
-        bound = margins(layers, points, labels, radius, rounding=True)
-        return bound.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
-
-    return certificate(proven, h.argmax(dim=1), epsilon, steps)
+def _certify(layers: list[Stage], points: Tensor, prediction: Tensor, epsilon: float | None, steps: int) -> Certificate:
+    return certificate(
+        lambda radius, labels: proven(margins(layers, points, labels, radius, rounding=True), labels), prediction, epsilon, steps
+    )
 
 
 def fit(

@@ -32,9 +32,11 @@ def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *,
     if not isinstance(network, nn.Sequential) or not len(network) or not isinstance(network[-1], nn.Linear):
         raise ValueError("the network must be an nn.Sequential that ends in the nn.Linear layer that gives the logits")
     last = network[-1]
+    if isinstance(last, nn.modules.lazy.LazyModuleMixin):
+        raise ValueError("the last layer has no shape yet: run the network on one batch first")
     identity = nn.Linear(last.out_features, last.out_features, bias=False).to(last.weight)
     with torch.no_grad():
-        identity.weight.copy_(torch.eye(last.out_features))
+        nn.init.eye_(identity.weight)
     identity.requires_grad_(False)
     return GloroNet(nn.Sequential(network, identity), input_shape, epsilon, power_iterations=power_iterations)
 

@@ -25,14 +25,15 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
-from gloro_lite.methods.chain import Shape, Stage, certificate, check_inputs, forward, gamma, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
 from gloro_lite.net import GloroNet
+from gloro_lite.precision import on_cpu
 
 SIZE_LIMIT = 4096
 """Most values in a layer: several matrices of that size squared are kept for each input."""
 
 
-def chain(network: nn.Sequential, input_shape: Shape) -> list[Stage]:
+def chain(network: nn.Module, input_shape: Shape) -> list[Stage]:
     """The layers of a network with ReLU or MinMax; ValueError, with the layer, for another."""
     layers = stages(network, input_shape, "the local bound", {nn.ReLU: None, MinMax: None})
     widest = max(layers, key=lambda stage: stage.size)
@@ -52,10 +53,13 @@ def spectral_norms(matrices: Tensor) -> Tensor:
     n, terms = matrices.shape[1:]
     squares = matrices.square().sum(dim=(1, 2)) * (1 + gamma(n * terms))
     gram = matrices @ matrices.mT
+    # LAPACK refuses what has overflowed: there the infinite sum of squares stands.
+    gram = gram.where(squares.isfinite()[:, None, None], 0.0)
     top = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0) * (1 + 1e-10) + gamma(terms + n) * squares
     proven = top + gamma(n) * n * top + gamma(terms) * squares
     holds = _positive(top[:, None, None] * torch.eye(n, dtype=gram.dtype) - gram)
-    return torch.minimum(squares, proven.where(holds, torch.inf)).sqrt() * (1 + 2.0**-50)
+    found = torch.minimum(squares, proven.where(holds, torch.inf)).where(squares.isfinite(), torch.inf)
+    return (found.sqrt() * (1 + 2.0**-50) + ROOT).where((matrices != 0).any(dim=2).any(dim=1), 0.0)
 
 
 def _positive(matrices: Tensor) -> Tensor:
@@ -154,17 +158,17 @@ def walk(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor) -> W
         alive = weight.expand(batch, -1, -1) if gates is None else gates.alive(weight)
         own = product.new_full((batch,), norm) if gates is None else spectral_norms(alive).clamp(max=norm)
         # Entries of a product err by gamma of the product of the Frobenius norms; differences of rows by root 2 of it at most.
-        size = max(block.norm().item() for block in hidden)
-        slack = 2 * weight.norm().item() * (slack + gamma(stage.terms) * (size + slack))
+        size = max(block.norm().item() for block in hidden) + ROOT
+        slack = 2 * (weight.norm().item() + ROOT) * (slack + gamma(stage.terms) * (size + slack)) + ROOT
         hidden = weight @ hidden
-        before, product = product, own * product * (1 + 2.0**-50)
+        before, product = product, own * product * (1 + 2.0**-50) + ROOT
         if stage.activation is None:
             gates = None
             continue
         probe = _Gates(stage, value)
         blocks = probe.compare(hidden).split(sizes, dim=2)
         rows = triangle([(block.norm(dim=2) + slack).mT for block in blocks]).mT
-        rows = torch.minimum(rows, probe.compare(alive).norm(dim=2) * (1 + gamma(stage.terms)) * before[:, None])
+        rows = torch.minimum(rows, (probe.compare(alive).norm(dim=2) + ROOT) * (1 + gamma(stage.terms)) * before[:, None])
         gates = _Gates(stage, value, (rows * radius[:, None] + 2 * error[:, None]) * (1 + 2.0**-50))
         compared.append(probe.compare(hidden) * gates.open[..., None])
         total = triangle([spectral_norms(block) + slack for block in compared[-1].split(sizes, dim=2)])
@@ -173,7 +177,7 @@ def walk(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor) -> W
         hidden = torch.cat((gates.fixed(hidden), gates.spread()), dim=2)
         sizes.append(gates.open.shape[1])
     # One more product follows, with the rows of the last layer.
-    slack = slack + gamma(hidden.shape[1]) * (max(block.norm().item() for block in hidden) + slack)
+    slack = slack + gamma(hidden.shape[1]) * (max(block.norm().item() for block in hidden) + slack) + ROOT
     return Walk(values[-1], errors[-1], compared, hidden, moved[1:], product, slack)
 
 
@@ -188,11 +192,11 @@ def lipschitz(walk: Walk, rows: Tensor, index: Tensor, tail: list[float], iterat
     """
     compared = [block[index] for block in walk.compared]
     r = torch.einsum("ph,phn->pn", rows, walk.hidden[index])
-    lengths = rows.norm(dim=1)
+    lengths = rows.norm(dim=1) + ROOT
     sizes = [block.shape[1] for block in compared]
     inputs = r.shape[1] - sum(sizes)
     # Two bounds that need no multipliers: the product of norms, and the triangle inequality over the parts of v.
-    parts = [part.norm(dim=1) + walk.slack * lengths for part in r.split([inputs, *sizes], dim=1)]
+    parts = [part.norm(dim=1) + walk.slack * lengths + ROOT for part in r.split([inputs, *sizes], dim=1)]
     triangle = parts[0] + sum(part * moved[index] for part, moved in zip(parts[1:], walk.moved, strict=True))
     known = torch.minimum(lengths * walk.product[index], triangle) * (1 + gamma(r.shape[1]))
 
@@ -210,8 +214,10 @@ def lipschitz(walk: Walk, rows: Tensor, index: Tensor, tail: list[float], iterat
         total = form(t)
         factor, failed = torch.linalg.cholesky_ex(-total[:, inputs:, inputs:])
         cross = torch.linalg.solve_triangular(factor, total[:, inputs:, :inputs], upper=False)
-        found = torch.linalg.eigvalsh(total[:, :inputs, :inputs] + cross.mT @ cross)[:, -1]
-        return found.where((failed == 0) & found.isfinite(), torch.inf)
+        rest = total[:, :inputs, :inputs] + cross.mT @ cross
+        fine = rest.isfinite().all(dim=2).all(dim=1)
+        found = torch.linalg.eigvalsh(rest.where(fine[:, None, None], 0.0))[:, -1]
+        return found.where((failed == 0) & fine, torch.inf)
 
     t = [
         (0.5 * (1 + 1e-6) * (lengths * norm).square().clamp_min(1e-30))[:, None].expand(-1, block.shape[1]).clone()
@@ -262,11 +268,12 @@ def _prove(
         size, largest = block.flatten(1).norm(dim=1) + slack, multiplier.amax(dim=1)
         loss = loss + largest * (2 * size * slack + gamma(n) * size.square() + gamma(n))
         reach = reach + moved[index].square()
-    loss = loss + gamma(n) * matrix.diagonal(dim1=1, dim2=2).sum(dim=1) * 2
+    loss = loss + gamma(n) * matrix.diagonal(dim1=1, dim2=2).sum(dim=1) * 2 + FLOOR
     return ((square + loss * reach) * (1 + 1e-12)).sqrt().where(_positive(matrix), torch.inf)
 
 
 @torch.no_grad()
+@on_cpu
 def certify(
     net: GloroNet, x: Tensor, epsilon: float | None = None, *, steps: int = 1, iterations: int = 20, batch_size: int = 16
 ) -> Certificate:
@@ -284,17 +291,25 @@ def certify(
 
     Returns: the larger of both radii, and the labels that follow from it. Inputs that the global bound certifies keep its radius.
 
-    Raises ValueError for a network that the local bound cannot take, with the layer.
+    Raises ValueError for a network that the local bound cannot take, with the layer, and for a batch_size below 1; TypeError for
+    what is no GloRo Net; what `GloroNet.certify` raises.
     """
-    layers = chain(net.network, net.input_shape)
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"a local bound is of a GloroNet, not of {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    chain(net.network, net.input_shape)  # first, as it knows better what is wrong
     epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
-    known = net.certify(x, epsilon)
+    # Both bounds are of one state of the network, also where another thread trains it.
+    state = net.state()
+    known = net.certify(x, epsilon, state=state)
+    layers, inputs, _ = read_program(state.program, x, chain)
     radius = known.radius.clone()
     norms = [stage.norm() for stage in layers]
     rejected = (known.label == BOTTOM).nonzero()[:, 0]
     for start in range(0, len(rejected), batch_size):
         rows = rejected[start : start + batch_size]
-        points = check_inputs(layers, x[rows])
+        points = inputs[rows.cpu()]
 
         def proven(radii: Tensor, labels: Tensor, points: Tensor = points) -> Tensor:
             return robust(layers, norms, points, radii, labels, iterations)
@@ -318,7 +333,7 @@ def robust(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor, la
             tail.append(below)
         below *= norm
     tail.reverse()
-    lengths = (last[labels][:, None] - last).norm(dim=2)
+    lengths = (last[labels][:, None] - last).norm(dim=2) + ROOT
     unsure = margins <= lengths * (known.product * radius)[:, None] * (1 + 1e-12)
     yes = (margins > 0).all(dim=1)
     # The hardest rival first: most inputs fail with it or are done with it.

@@ -30,7 +30,7 @@ from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.evaluate import figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
-from gloro_lite.voronoi import SiteClassifier, check_sites
+from gloro_lite.voronoi import SiteClassifier, as_tensor, check_sites
 
 
 class Sites(nn.Module):
@@ -47,16 +47,28 @@ class Sites(nn.Module):
 
     def __init__(self, sites: Tensor, labels: Tensor):
         super().__init__()
-        sites = torch.as_tensor(sites)
+        sites = as_tensor(sites)
         _, labels = check_sites(sites, labels)
         self.sites = nn.Parameter(sites.detach().clone() if sites.is_floating_point() else sites.float())
         self.register_buffer("labels", labels)
         self.classes = int(labels.max()) + 1
 
+    def _points(self, x: Tensor) -> Tensor:
+        """x as a tensor. Raises TypeError for another kind of number, ValueError for another shape than that of the sites."""
+        x, shape = as_tensor(x), tuple(self.sites.shape[1:])
+        if not x.is_floating_point():
+            raise TypeError(
+                f"inputs must be floating-point numbers in the units of the sites, not {x.dtype}: x.float() / 255, say"
+            )
+        if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != shape:
+            hint = "; add a batch dimension with x[None]" if tuple(x.shape) == shape else ""
+            raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, shape))}), not {tuple(x.shape)}{hint}")
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of x, (batch, ...)."""
+        """Logits (batch, classes) of x, (batch, ...), in the shape of the sites."""
         sites = self.sites.flatten(1)
-        distances = torch.cdist(x.flatten(1).to(sites), sites)
+        distances = torch.cdist(self._points(x).flatten(1).to(sites), sites)
         nearest = distances.new_full((len(x), self.classes), torch.inf)
         return -nearest.scatter_reduce(1, self.labels.expand(len(x), -1), distances, "amin") / 2
 
@@ -75,7 +87,7 @@ class Sites(nn.Module):
 
         Returns: (batch,).
         """
-        sites, x = self.sites.flatten(1), x.flatten(1).to(self.sites)
+        sites, x = self.sites.flatten(1), self._points(x).flatten(1).to(self.sites)
         with torch.no_grad():
             squares = sites.square().sum(1)
             if half:
@@ -125,8 +137,12 @@ class Sites(nn.Module):
                 box alone. See `SiteClassifier.certify_by_cells`.
             batch_size: inputs at a time.
 
-        Raises ValueError for another form, a box without "cells", points of another dimension than the sites.
+        Raises ValueError for another form, a box without "cells", points of another shape than the sites, a batch_size below 1;
+        TypeError for points that are not floating-point.
         """
+        x = self._points(x)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
         if form not in ("bisectors", "cells"):
             raise ValueError(f'form must be "bisectors" or "cells", not {form!r}')
         if box is not None and form != "cells":
@@ -136,7 +152,7 @@ class Sites(nn.Module):
             classifier.certify_by_cells(part, epsilon, candidates=candidates, box=box)
             if form == "cells"
             else classifier.certify_by_bisectors(part, epsilon, candidates)
-            for part in torch.as_tensor(x).split(batch_size)
+            for part in x.split(batch_size)
         ]
         if not parts:
             return classifier.certify_by_bisectors(x, epsilon)

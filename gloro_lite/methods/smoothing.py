@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.fit import minimise
+from gloro_lite.lipschitz.checks import is_random
 
 _DOWN = 1 - 1e-9
 """Scipy's quantiles are good to about twelve digits; a radius is rounded down by more than that."""
@@ -84,7 +85,12 @@ class Smoothed:
         batch_size: int = 1000,
         seed: int = 0,
     ):
-        sigma = float(sigma)
+        if not callable(logits):
+            raise TypeError(f"logits must be a network, or what maps inputs to logits, not {type(logits).__name__}")
+        try:
+            sigma = float(sigma)
+        except (TypeError, ValueError):
+            raise TypeError(f"sigma must be a number, not {type(sigma).__name__}") from None
         if not (math.isfinite(sigma) and sigma > 0):
             raise ValueError(f"sigma is the standard deviation of the noise: it must be finite and greater than 0, not {sigma}")
         least = samples_needed(alpha)
@@ -100,7 +106,7 @@ class Smoothed:
     @property
     def largest_radius(self) -> float:
         """The radius where all samples agree, in input units. No certificate can be larger."""
-        return self._radius(lower_confidence_bound(torch.tensor([self.samples]), self.samples, self.alpha)).item()
+        return self._radius(lower_confidence_bound(torch.tensor([self.samples], device="cpu"), self.samples, self.alpha)).item()
 
     def _radius(self, probability: Tensor) -> Tensor:
         """sigma Phi^-1(p), rounded down; 0 where p is not above 1/2."""
@@ -119,14 +125,26 @@ class Smoothed:
                 size = (min(self.batch_size, samples - start), *point.shape)
                 noise = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
                 logits = self.logits(point + self.sigma * noise)
+                if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(noise) or logits.shape[1] < 2:
+                    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                    raise ValueError(f"the classifier must give logits of two or more classes, (batch, classes), not {shape}")
                 if logits.isnan().any():
                     raise ValueError("the classifier gave NaN for a noisy input: its vote means nothing")
                 votes = logits.argmax(dim=1).bincount(minlength=logits.shape[1])
                 total = total + votes if len(total) else votes
             rows.append(total)
-        return torch.stack(rows).cpu()
+        return torch.stack(rows).cpu() if rows else torch.zeros(0, 2, dtype=torch.int64, device="cpu")
 
     def _generator(self, x: Tensor) -> torch.Generator:
+        if isinstance(self.logits, nn.Module):
+            for name, part in self.logits.named_modules():
+                if is_random(part):
+                    raise ValueError(
+                        f"layer {name or type(part).__name__!r} is in training mode, where what it gives for a noisy copy "
+                        "depends on more than that copy: call .eval() first"
+                    )
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
         if not x.is_floating_point() or not x.isfinite().all():
             raise ValueError("inputs must be finite floating-point numbers, in the units of sigma")
         return torch.Generator(device=x.device).manual_seed(self.seed)
@@ -141,7 +159,8 @@ class Smoothed:
         Returns: labels (-1 where it abstains or the radius is not above epsilon), radii and predictions of the smoothed
             classifier g. With probability at least 1 - alpha, for each input, g has the label everywhere within the radius.
 
-        Raises ValueError for an epsilon that no vote could reach with so many samples, and for inputs that are not finite.
+        Raises ValueError for an epsilon that no vote could reach with so many samples, for inputs that are not finite, and for a
+        network with dropout or batch norm in training mode; TypeError for what is no tensor.
         """
         if epsilon is not None:
             epsilon = check_epsilon(epsilon)
@@ -168,7 +187,7 @@ class Smoothed:
 
         votes, classes = self.counts(x, self.samples, self._generator(x)).topk(2, dim=1)
         sure = [binomtest(first, first + second, 0.5).pvalue <= self.alpha for first, second in votes.tolist()]
-        return classes[:, 0].where(torch.tensor(sure), BOTTOM).to(x.device)
+        return classes[:, 0].where(torch.tensor(sure, dtype=torch.bool, device="cpu"), BOTTOM).to(x.device)
 
 
 def fit(

@@ -1,0 +1,476 @@
+"""What users of PyTorch do with networks besides training them, and what certificates make of it."""
+
+import copy
+import math
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, UnknownLayerError, evaluate, export, serialization
+from gloro_lite.certificate import check_epsilon
+from gloro_lite.lipschitz import (
+    MismatchError,
+    TrainingBound,
+    layer_bound,
+    linear_operator,
+    operator_norm,
+    power_iteration,
+    upper_bound,
+)
+from gloro_lite.methods import lmt
+from gloro_lite.methods.sites import Sites
+from gloro_lite.methods.smoothing import Smoothed
+from gloro_lite.voronoi import DecisionFaces, SiteClassifier, check_separation
+
+
+class Times(nn.Module):
+    """A layer of one's own, whose factors are a plain attribute."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x):
+        return x @ torch.diag(self.factors)
+
+
+@layer_bound.register
+def times_bound(layer: Times, input_shape) -> float:
+    return float(layer.factors.abs().max())
+
+
+class Negated(nn.Module):
+    def forward(self, x):
+        return -x
+
+
+class Reversed(nn.Module):
+    """Its only tensor is one of whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([3, 2, 1, 0]))
+
+    def forward(self, x):
+        return x[:, self.order]
+
+
+@layer_bound.register
+def reversed_bound(layer: Reversed, input_shape) -> float:
+    return 1.0
+
+
+def dense():
+    return GloroNet(nn.Sequential(nn.Linear(4, 4), MinMax(), nn.Linear(4, 3)), (4,), 0.1).eval()
+
+
+def images():
+    layers = nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), nn.AvgPool2d(2, stride=1), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)
+    return GloroNet(nn.Sequential(*layers), (1, 8, 8), 0.1).eval()
+
+
+def plain(layer):
+    """The layer with its weights as plain attributes, as where another network gives them."""
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        delattr(layer, name)
+        setattr(layer, name, parameter.detach())
+    return layer
+
+
+# Tensors that are plain attributes
+
+
+def test_weights_that_are_plain_attributes_count_as_what_they_are():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    expected = GloroNet(copy.deepcopy(network), (4,), 0.1).eval()
+    net = GloroNet(nn.Sequential(plain(network[0]), nn.ReLU(), plain(network[2])), (4,), 0.1).eval()
+    x = torch.randn(5, 4)
+    assert net.program().dtype == torch.float32 and net.program().complete
+    for guarantee in ("exact", "deployed"):
+        assert torch.equal(net.certify(x, guarantee=guarantee).radius, expected.certify(x, guarantee=guarantee).radius)
+    net.network[0].weight *= 2  # in place, and followed
+    expected.network[0].weight.data.mul_(2)
+    assert torch.equal(net.certify(x).radius, expected.certify(x).radius)
+    net.network[0].bias = torch.full((4,), math.nan)
+    with pytest.raises(NetworkError, match=r"^0\.bias holds NaN"):
+        net.certify(x)
+    net.network[0].bias = torch.empty(4, device="meta")
+    with pytest.raises(NetworkError, match=r"layer '0' \(Linear\): its bias is on the meta device"):
+        net.certify(x)
+
+
+def test_a_layer_of_one_s_own_may_keep_tensors_as_plain_attributes():
+    net = GloroNet(nn.Sequential(Times(torch.tensor([2.0, 1.0, 0.5, -3.0])), nn.Linear(4, 3)), (4,), 0.1).eval()
+    x = torch.randn(5, 4)
+    assert net.program().complete and net.program().bound(net.program().nodes[:1]) == 3
+    assert torch.equal(net.certify(x).prediction, net.network(x).argmax(dim=1))
+    net.network[0].factors[3] = 30.0
+    assert net.program().bound(net.program().nodes[:1]) == 30
+    assert export.freeze(net)(x).dtype == torch.float32
+
+
+def test_a_layer_of_one_s_own_may_have_whole_numbers_alone():
+    net = GloroNet(nn.Sequential(Reversed(), nn.Linear(4, 3)), (4,), 0.1).eval()
+    x = torch.randn(5, 4)
+    plain = GloroNet(nn.Sequential(net.network[1]), (4,), 0.1).eval()
+    assert net.program().dtype == torch.float32
+    assert torch.equal(net.certify(x, guarantee="deployed").prediction, plain.certify(x.flip(1)).prediction)
+
+
+def test_a_bound_that_is_registered_anew_is_asked():
+    """The table was kept, with the bound of before."""
+    net = None
+    for bound in (1.0, 5.0):
+        layer_bound.register(Negated, lambda layer, shape, bound=bound: bound)
+        net = net or GloroNet(nn.Sequential(Negated(), nn.Linear(4, 3)), (4,), 0.1).eval()
+        rows = net.head.weight.detach().double()
+        assert torch.allclose(net.margin_constants(), bound * torch.cdist(rows, rows), rtol=1e-9)
+        assert torch.allclose(net.estimate().double(), bound * torch.cdist(rows, rows), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [None, "1", [1.0], -1.0, math.nan])
+def test_a_registered_bound_is_a_number(bound):
+    layer_bound.register(Negated, lambda layer, shape: bound)
+    with pytest.raises(NetworkError, match=r"layer '0' \(.*Negated\).*its registered bound is .*must be a number"):
+        GloroNet(nn.Sequential(Negated(), nn.Linear(4, 3)), (4,), 0.1)
+
+
+# Settings of the process
+
+
+@pytest.mark.parametrize("make", [dense, images])
+def test_where_a_process_makes_tensors_by_default_changes_nothing(make):
+    net = make()
+    x = torch.rand(3, *net.input_shape)
+    outputs, estimate = net(x), net.estimate()
+    expected = [(options, net.certify(x, **options)) for options in ({}, {"guarantee": "deployed"}, {"dtype": None})]
+    copied = copy.deepcopy(net)
+    with torch.device("meta"):
+        for options, certificate in expected:
+            assert torch.equal(copied.certify(x, **options).radius, certificate.radius)
+        assert torch.equal(copied(x), outputs)
+        built = GloroNet(copied.network, net.input_shape, 0.1)
+        assert torch.allclose(built.estimate(), estimate, rtol=1e-3)
+
+
+def test_sites_stay_where_they_are_whatever_the_default_device():
+    sites, labels, x = torch.rand(12, 2), torch.arange(12) % 3, torch.rand(5, 2)
+    expected = SiteClassifier(sites, labels).certificates(x, 0.01)
+    faces = DecisionFaces(sites, labels)
+    with torch.device("meta"):
+        found = SiteClassifier(sites, labels).certificates(x, 0.01)
+        there = DecisionFaces(sites, labels)
+        assert torch.equal(there.distance(x), faces.distance(x)) and torch.equal(there.logits(x), faces.logits(x))
+        least = check_separation(sites, labels, 1e-9)
+        assert torch.equal(
+            SiteClassifier(sites, labels).certify(x, 0.01).radius, SiteClassifier(sites, labels).certify(x, 0.01).radius
+        )
+    assert all(torch.equal(found[form].radius, expected[form].radius) for form in expected)
+    assert least == check_separation(sites, labels, 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_type_that_tensors_have_by_default_changes_nothing(dtype):
+    net = images()
+    x = torch.rand(3, 1, 8, 8)
+    expected, outputs = net.certify(x), net(x)
+    copied = copy.deepcopy(net)
+    torch.set_default_dtype(dtype)
+    try:
+        found, again = copied.certify(x), copied(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.radius, expected.radius) and torch.equal(again, outputs)
+
+
+def test_transforms_of_torch_func_pass_through_a_net_in_eval_mode():
+    net, x = images(), torch.rand(1, 8, 8)
+
+    def outputs(point):
+        return net(point[None])[0]
+
+    jacobian = torch.autograd.functional.jacobian(outputs, x)
+    for warm in (False, True):
+        net._state = net._state if warm else None
+        assert torch.allclose(torch.func.jacrev(outputs)(x), jacobian, atol=1e-6)
+        net.certify(x[None])
+    net._state = None
+    torch.func.grad(lambda point: outputs(point).sum())(x)
+    assert copy.deepcopy(net.program()).bound() == images_bound(net)
+
+
+def images_bound(net):
+    return upper_bound(net.network, net.input_shape)
+
+
+# What stands for a net
+
+
+def test_a_program_can_be_copied_and_pickled():
+    net = GloroNet(nn.Sequential(Reversed(), nn.Linear(4, 4), MinMax(), nn.Linear(4, 3)), (4,), 0.1).eval()
+    program = net.program()
+    bound = program.bound()
+    for other in (copy.deepcopy(program), pickle.loads(pickle.dumps(program))):
+        assert other.bound() == bound and other.is_current(net.network, (4,))
+        assert {id(node) for node in other.nodes} <= {id(node) for node in other._bounds}
+    net.network[1].weight.data.mul_(2)
+    assert not other.is_current(net.network, (4,))
+
+
+@pytest.mark.parametrize("shared", ["layer", "weight"])
+def test_layers_that_share_weights_are_saved_and_read(tmp_path, shared):
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    if shared == "layer":
+        second = first
+    else:
+        second.weight = first.weight
+    net = GloroNet(nn.Sequential(first, MinMax(), second, MinMax(), nn.Linear(4, 3)), (4,), 0.1).eval()
+    x = torch.randn(5, 4)
+    radius = net.certify(x).radius
+    serialization.save(net, tmp_path / "net.safetensors")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.equal(serialization.load(net, tmp_path / "net.safetensors").certify(x).radius, radius)
+
+
+def test_what_is_exported_is_what_was_bounded_while_another_thread_trains():
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
+    states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
+    net.head.weight.data.copy_(states[0])
+    stop = threading.Event()
+
+    def train():
+        while not stop.is_set():
+            for state in states:
+                net.head.weight.data.copy_(state)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(60):
+            frozen = export.freeze(net)
+            weight = frozen.network[0].weight
+            assert frozen.constants[0, 1].item() == pytest.approx((weight[0] - weight[1]).abs().item(), rel=1e-6)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_net_that_computes_other_logits_than_its_network_is_noticed():
+    class Scaled(GloroNet):
+        def logits(self, x):
+            return super().logits(10 * x)
+
+    with pytest.raises(MismatchError):
+        Scaled(nn.Sequential(nn.Linear(4, 3)), (4,), 0.1).eval().certify(torch.randn(2, 4))
+
+
+def test_a_state_stays_what_it_was():
+    net, x = dense(), torch.randn(5, 4)
+    state, radius = net.state(), net.certify(x).radius
+    net.network[0].weight.data.mul_(3)
+    assert torch.equal(net.certify(x, state=state).radius, radius)
+    assert not torch.equal(net.certify(x).radius, radius)
+
+
+# Errors that name the layer, the reason, and what to do
+
+
+def conv(**settings):
+    return nn.Sequential(nn.Conv2d(1, 1, 2, **settings), nn.Flatten(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(1, 1, 2, padding=-1), r"its padding is \(-1, -1\), and must be at least 0"),
+        (nn.Conv2d(1, 1, 2, stride=0), r"its stride is \(0, 0\), and must be at least 1"),
+        (nn.Conv2d(1, 1, 2, dilation=0), r"its dilation is \(0, 0\), and must be at least 1"),
+        (nn.ConvTranspose2d(1, 1, 2, stride=0), r"its stride is \(0, 0\)"),
+        (nn.ConvTranspose2d(1, 1, 2, padding=-1), r"its padding is \(-1, -1\)"),
+        (nn.ConvTranspose2d(1, 1, 2, dilation=0), r"its dilation is \(0, 0\)"),
+        (nn.ConvTranspose2d(1, 1, 2, output_padding=1), r"its output_padding is \(1, 1\), and must be less than its stride"),
+        (
+            nn.Conv2d(1, 1, 3, padding=4, padding_mode="reflect"),
+            r"mode 'reflect' is larger than inputs of shape \(1, 4, 4\) allow",
+        ),
+        (nn.Conv2d(1, 1, 3, padding=5, padding_mode="circular"), r"mode 'circular' is larger than inputs of shape \(1, 4, 4\)"),
+    ],
+)
+def test_settings_that_pytorch_fails_on_later_are_refused_when_the_net_is_built(layer, message):
+    with pytest.raises(NetworkError, match=rf"^layer '0\.0' .*{message}"):
+        GloroNet(nn.Sequential(nn.Sequential(layer), nn.Flatten(), nn.Linear(16, 2)), (1, 4, 4), 0.1)
+
+
+@pytest.mark.parametrize(("mode", "padding"), [("reflect", 3), ("circular", 4), ("replicate", 7)])
+def test_padding_as_large_as_pytorch_takes_is_bounded(mode, padding):
+    layer = nn.Conv2d(1, 1, 3, padding=padding, padding_mode=mode, bias=False).double()
+    jacobian = (
+        torch.autograd.functional.jacobian(lambda x: layer(x[None])[0], torch.zeros(1, 4, 4).double()).flatten(0, 2).flatten(1)
+    )
+    norm = torch.linalg.matrix_norm(jacobian, 2).item()
+    assert norm * (1 - 1e-12) <= upper_bound(layer, (1, 4, 4)) <= norm * (1 + 1e-6)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Own, r"^.*Own: what its forward pass makes of its layers cannot be seen: write it as nn.Sequential, .*Residual"),
+        (lambda: torch.compile(nn.Sequential(nn.Linear(4, 2)), backend="eager"), r"compiled by torch.compile.*\(\._orig_mod\)"),
+        (
+            lambda: torch.jit.trace(nn.Linear(4, 2), torch.zeros(1, 4)),
+            r"compiled by torch.jit .*the module that it was made from",
+        ),
+    ],
+)
+def test_networks_of_another_kind_are_told_what_to_do(network, message):
+    with pytest.raises(UnknownLayerError, match=message):
+        GloroNet(network(), (4,), 0.1)
+
+
+def test_a_net_that_was_compiled_in_place_is_certified_as_a_copy():
+    net, x = dense(), torch.randn(3, 4)
+    radius = net.certify(x).radius
+    net.compile(backend="eager")
+    with pytest.raises(NetworkError, match=r"compiled in place \(\.compile\(\)\).*copy\.deepcopy"):
+        net.certify(x)
+    assert torch.equal(copy.deepcopy(net).certify(x).radius, radius)
+
+
+def test_a_spread_of_zero_has_no_bound_and_says_where():
+    network = nn.Sequential(Normalize([0.0], [1.0]), nn.Flatten(), nn.Linear(4, 2))
+    network[0].std.zero_()
+    with pytest.raises(NetworkError, match=r"layer '0' .*its std holds zeros"):
+        GloroNet(network, (1, 2, 2), 0.1)
+    for eps in (-2.0, math.nan):
+        with pytest.raises(NetworkError, match=rf"layer '0' .*its eps, {eps}, must be above 0 together"):
+            GloroNet(nn.Sequential(nn.BatchNorm1d(4, eps=eps), nn.Linear(4, 2)), (4,), 0.1)
+
+
+def test_whole_numbers_are_no_spread():
+    """1 / 25 was taken in float32, below the true constant."""
+    network = nn.Sequential(Normalize([0.0], [1.0]), nn.Flatten(), nn.Linear(4, 2))
+    network[0].std = torch.tensor([25])
+    with pytest.raises(NetworkError, match=r"layer '0' .*a tensor of torch.int64: floating-point numbers are needed"):
+        GloroNet(network, (1, 2, 2), 0.1)
+
+
+def test_a_bound_that_overflows_names_the_layer():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2)).double()
+    for layer in (network[0], network[1][0]):
+        nn.init.constant_(layer.weight, 1e200)
+    with pytest.raises(NetworkError, match=r"^layer '1\.0' \(Linear\): the Lipschitz bound overflows with it"):
+        GloroNet(network, (2,), 0.1).eval().certify(torch.zeros(1, 2).double())
+
+
+def test_weights_of_eight_bits_are_refused():
+    layer = nn.Linear(4, 4).to(torch.float8_e4m3fn)
+    with pytest.raises(NetworkError, match=r"its weight is torch\.float8_e4m3fn: only real numbers of 16, 32 or 64 bits"):
+        upper_bound(layer, (4,))
+
+
+def test_a_shape_is_a_tuple_of_whole_numbers_wherever_it_is_given():
+    message = r"input_shape is that of one input, without the batch, a tuple of whole numbers"
+    net = dense()
+    for use in (
+        lambda: upper_bound(nn.Linear(4, 4), 4),
+        lambda: linear_operator(nn.Linear(4, 4), 4),
+        lambda: TrainingBound(nn.Linear(4, 4), 4),
+        lambda: setattr(net, "input_shape", 4),
+    ):
+        with pytest.raises(TypeError, match=message):
+            use()
+    with pytest.raises(ValueError, match=message):
+        GloroNet(nn.Sequential(nn.Linear(4, 2)), (-1, 4), 0.1)
+    net.input_shape = [4]
+    assert net.input_shape == (4,) and len(net.certify(torch.zeros(1, 4)).radius) == 1
+
+
+def test_training_mode_refuses_inputs_of_another_type():
+    net = dense().train()
+    for x in (torch.zeros(1, 4).double(), torch.zeros(1, 4).int()):
+        with pytest.raises(
+            TypeError, match=r"inputs are torch\.(float64|int32) and the network's weights torch\.float32: convert"
+        ):
+            net(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(torch.zeros(1, 4, dtype=torch.bfloat16)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("epsilon", [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a"])
+def test_an_epsilon_is_a_number(epsilon):
+    with pytest.raises(TypeError, match="epsilon must be a number, not"):
+        check_epsilon(epsilon)
+
+
+def test_an_operator_is_needed():
+    for use in (operator_norm, power_iteration):
+        with pytest.raises(TypeError, match="linear_operator gives None for a layer that is not affine"):
+            use(linear_operator(nn.ReLU(), (4,)))
+
+
+def test_a_lazy_last_layer_has_no_constants():
+    with pytest.raises(ValueError, match="run the network on one batch first"):
+        lmt.net(nn.Sequential(nn.LazyLinear(3)), (4,), 0.1)
+
+
+def test_what_is_evaluated_is_a_net():
+    net = dense()
+    with pytest.raises(TypeError, match="what is evaluated is a GloroNet, not Sequential"):
+        evaluate.evaluate(net.network, torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="batch_size is a number of inputs, at least 1, not 0"):
+        evaluate.certify(net, torch.zeros(1, 4), batch_size=0)
+
+
+def test_sites_take_inputs_in_their_shape_and_units():
+    sites = Sites(torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
+    x = torch.rand(3, 1, 4, 4)
+    for use in (lambda x: sites.certify(x, 0.1), sites, lambda x: sites.radius(x, torch.zeros(len(x), dtype=torch.int64))):
+        use(x)
+        with pytest.raises(TypeError, match=r"not torch\.uint8: x\.float\(\) / 255, say"):
+            use((255 * x).to(torch.uint8))
+        with pytest.raises(ValueError, match=r"must have the shape \(batch, 1, 4, 4\), not \(3, 4, 4, 1\)"):
+            use(x.permute(0, 2, 3, 1))
+        with pytest.raises(ValueError, match=r"add a batch dimension with x\[None\]"):
+            use(x[0])
+    with pytest.raises(ValueError, match="batch_size is a number of inputs"):
+        sites.certify(x, 0.1, batch_size=0)
+    for box in ((0,), 1.0, ("a", "b")):
+        with pytest.raises(ValueError, match=r"box is \(least, greatest\) value of a coordinate, \(0, 1\) say"):
+            sites.certify(x, 0.1, form="cells", box=box)
+    with pytest.raises(ValueError, match=r"points must be dense and hold values.*meta"):
+        SiteClassifier(sites.sites, sites.labels).certify(x.to("meta"), 0.1)
+
+
+def test_a_vote_needs_a_network_that_answers_for_each_copy_alone():
+    layers = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+    network = nn.Sequential(*layers)
+    vote = Smoothed(network, 0.5, samples=50)
+    for use in (vote.certify, vote.predict):
+        with pytest.raises(ValueError, match=r"layer '1' is in training mode.*call \.eval\(\) first"):
+            use(torch.zeros(1, 4))
+    network.eval()
+    for empty in (vote.certify(torch.zeros(0, 4)).radius, vote.predict(torch.zeros(0, 4))):
+        assert len(empty) == 0
+    with pytest.raises(TypeError, match=r"torch\.as_tensor\(x\) makes one"):
+        vote.certify([[0.0]])
+    with pytest.raises(TypeError, match="logits must be a network"):
+        Smoothed(3, 0.5)
+    with pytest.raises(TypeError, match="sigma must be a number, not str"):
+        Smoothed(network, "a")
+    for logits in (lambda x: x.sum(1), lambda x: x[:, :1], lambda x: (x, x)):
+        with pytest.raises(ValueError, match=r"must give logits of two or more classes, \(batch, classes\), not"):
+            Smoothed(logits, 0.5, samples=50).certify(torch.zeros(1, 4))

@@ -45,6 +45,21 @@ def test_results_are_equal_byte_for_byte_and_parameters_arrive(write):
     assert [cell.execution_count for cell in cells] == [1, 2, 3] and "gloro_recording" not in first.decode()
 
 
+def test_what_was_printed_in_one_go_is_one_text():
+    """A kernel cuts a text where its clock says, and the book would begin a new line there."""
+
+    def stream(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "x"})
+    outputs = [stream("a"), stream(", b"), stream("c", "stderr"), stream("d\n"), shown, stream("e"), stream("f")]
+    whole = [stream("a, b"), stream("c", "stderr"), stream("d\n"), shown, stream("ef")]
+    assert runner.joined(outputs) == whole
+    nb = new_notebook(cells=[new_code_cell("print()", outputs=[stream("a"), stream(", b")], execution_count=2)])
+    runner.canonical(nb)
+    assert nb.cells[0].outputs == [stream("a, b")]
+
+
 def test_unknown_parameter_names_those_there_are(write):
     source, out = write("print(a)")
     with pytest.raises(runner.NotebookError, match="no parameter b; it has a"):

@@ -173,14 +173,34 @@ def lighten(nb: nbformat.NotebookNode) -> None:
             data["image/png"] = base64.b64encode(png).decode()
 
 
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs in which what was printed in one go is one text. A kernel sends it in pieces, cut where its clock says."""
+    whole: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        last = whole[-1] if whole else None
+        if (
+            output.output_type == "stream"
+            and last is not None
+            and last.output_type == "stream"
+            and last.name == output.name
+        ):
+            last.text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
 def canonical(nb: nbformat.NotebookNode) -> None:
-    """Take out what differs from run to run without meaning: timings, addresses in reprs, random widget and cell ids."""
+    """Take out what differs from run to run without meaning: timings, addresses in reprs, random widget and cell ids, and
+    where a printed text was cut."""
     text = nbformat.writes(nb)
     for number, name in enumerate(dict.fromkeys(re.findall(r"\b[0-9a-f]{32}\b", text))):
         text = text.replace(name, f"{number:032x}")
     text = re.sub(r"\bat 0x[0-9a-f]{6,16}\b", "at 0x0", text)
     clean = nbformat.reads(text, 4)
     for number, cell in enumerate(clean.cells):
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if cell.get("execution_count"):

@@ -10,9 +10,12 @@ Where the book is published stands in _config.yml: with `repository: url:` chapt
 from __future__ import annotations
 
 import html
+import inspect
 import re
 import shutil
 import sys
+from collections import _tuplegetter
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,6 +46,9 @@ ENTRY = re.compile(
 )
 # A rule of the style sheet that does nothing but to put an icon's letter before an element.
 RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
+# A formula in a sentence, and a letter without width at which no line ends.
+FORMULA = r'<span class="math notranslate nohighlight">[^<]*</span>'
+JOINER = "&#8288;"
 ALIASES = re.compile(r"\[\d+,\d+,\[([^\]]*)\]")
 
 
@@ -70,8 +76,11 @@ def description(doctree: nodes.document | None) -> str | None:
 
 def tidied(body: str) -> str:
     """A page's body with what docutils and sphinx-proof write against today's HTML put right: list entries with a role that ARIA
-    has given up, and one id for all proofs or exercises of a page, which nothing links to."""
+    has given up, and one id for all proofs or exercises of a page, which nothing links to. And a formula in a sentence keeps its
+    brackets, its hyphen and the mark after it on its line: a browser would break the line on either side of it."""
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = re.sub(rf"([(\[“])(?={FORMULA})", rf"\1{JOINER}", body)
+    body = re.sub(rf"({FORMULA})(?=[-.,;:!?)\]”’])", rf"\1{JOINER}", body)
     return re.sub(
         r' id="(?:proof|proof-content|exercise-content|solution-content)"', "", body
     )
@@ -115,6 +124,53 @@ def _pdf_is_current() -> bool:
 def with_pdf_link(app: Sphinx, env, added, changed, removed) -> list[str]:
     """The first page is written anew at each build: whether there is a PDF is not in its source."""
     return [app.config.root_doc]
+
+
+def undocumented(
+    app: Sphinx, what: str, name: str, thing: object, skip: bool, options: dict
+) -> bool | None:
+    """The fields of a named tuple are told in its docstring; its own words for them are "Alias for field number 0"."""
+    return True if isinstance(thing, _tuplegetter) else None
+
+
+def own_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    thing: object,
+    options: dict,
+    arguments: str | None,
+    result: str | None,
+) -> tuple[str, str | None] | None:
+    """A class takes what its own constructor does, not what its base may take. Fields tell their types themselves."""
+    if what != "class" or not isinstance(thing, type):
+        return None
+    if hasattr(thing, "_fields") or (is_dataclass(thing) and not explained(thing)):
+        app.env.temp_data.get("annotations", {}).pop(name, None)
+    if arguments != "(*args, **kwargs)":
+        return None
+    own = inspect.signature(thing.__init__)
+    taken = [
+        parameter.replace(annotation=parameter.empty)
+        for parameter in list(own.parameters.values())[1:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    shown = inspect.Signature(taken)
+    return str(shown), result
+
+
+def explained(thing: type) -> list[Field]:
+    """A dataclass' fields whose metadata say what they mean: the command line shows that, and so does the reference."""
+    return [field for field in fields(thing) if "meaning" in field.metadata]
+
+
+def meanings(
+    app: Sphinx, what: str, name: str, thing: object, options: dict, lines: list[str]
+) -> None:
+    """Add to a dataclass what its fields mean."""
+    if what == "class" and is_dataclass(thing) and (told := explained(thing)):
+        lines.append("")
+        lines += [f":param {f.name}: {f.metadata['meaning']}" for f in told]
 
 
 def describe(
@@ -239,6 +295,9 @@ def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", one_writer)
     app.connect("env-get-outdated", with_pdf_link)
     app.connect("html-page-context", describe)
+    app.connect("autodoc-skip-member", undocumented)
+    app.connect("autodoc-process-signature", own_signature, priority=600)
+    app.connect("autodoc-process-docstring", meanings)
     app.connect("build-finished", cut_icons)
     app.connect("build-finished", sitemap)
     return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}

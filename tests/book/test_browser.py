@@ -112,6 +112,32 @@ def test_the_tab_key_stops_at_what_can_be_used(name, browser):
 
 
 @pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
+def test_code_and_formulas_fit(name, browser):
+    """No code, text or table is wider than a desktop's column, folded or not, and no formula than a phone's."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{HTML.as_uri()}/{name}.html")
+    formulas_set(page)
+    page.evaluate("document.querySelectorAll('article details').forEach((e) => (e.open = true))")
+    page.evaluate("document.querySelectorAll('article .toggle-hidden').forEach((e) => e.classList.remove('toggle-hidden'))")
+    boxes = "article pre, article div.pst-scrollable-table-container"
+    wide = page.evaluate(
+        """(boxes) => [...document.querySelectorAll(boxes)].filter((e) => e.scrollWidth > e.clientWidth + 1)
+            .map((e) => [e.textContent.slice(0, 60), e.scrollWidth, e.clientWidth])""",
+        boxes,
+    )
+    assert wide == []
+    page.set_viewport_size({"width": PHONE, "height": 800})
+    page.wait_for_timeout(300)
+    wide = page.evaluate(
+        """[...document.querySelectorAll('article mjx-container')].filter((e) => e.offsetParent).map((e) =>
+            [e.textContent, e.querySelector('mjx-math').getBoundingClientRect().width - e.getBoundingClientRect().width])
+            .filter(([, beyond]) => beyond > 2)"""
+    )
+    assert wide == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
 def test_a_phone_shows_all_of_a_page(name, browser):
     page = browser.new_page(viewport={"width": PHONE, "height": 800})
     page.goto(f"{HTML.as_uri()}/{name}.html")

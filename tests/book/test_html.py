@@ -118,6 +118,25 @@ def test_figures_are_shown_at_half_their_size():
     assert len(widths) >= 3 and all(200 < int(width) < 700 for width in widths)
 
 
+def test_the_reference_tells_of_ours_and_nothing_twice():
+    """Neither torch's words for every module, nor a named tuple's for its fields, nor a base's arguments."""
+    text = (HTML / "book" / "api.html").read_text(encoding="utf-8")
+    for words in ("Define the computation", "Return the extra representation", "Alias for field number"):
+        assert words not in text, words
+    words = re.sub(r"<[^>]*>", "", text)
+    assert "*args" not in words and "MarginExplorer(gloro, standard, points, labels, *, epsilon=None)" in words
+    (recipe,) = re.findall(r'id="gloro_lite.train.recipes.Recipe".*?</dl>', text, re.DOTALL)
+    assert re.search(r"train_epsilon</strong> \(<em>float</em>\) – \w", recipe)  # what a field means, from its metadata
+
+
+def test_a_formula_keeps_its_marks_on_its_line():
+    import pages
+
+    formula = '<span class="math notranslate nohighlight">\\(x\\)</span>'
+    joined = f"({pages.JOINER}{formula}{pages.JOINER}) and {formula}{pages.JOINER}-robust, {formula} alone"
+    assert pages.tidied(f"({formula}) and {formula}-robust, {formula} alone") == joined
+
+
 def test_the_index_has_the_main_terms_and_is_linked():
     text = (HTML / "genindex.html").read_text(encoding="utf-8")
     for term in ("Lipschitz constant", "certified radius", "power iteration", "adversarial example", "separation", "TRADES"):

@@ -153,6 +153,8 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     flags = ["--data=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
     flags.append("--output")
     assert method.main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == {}
+    assert method.main([*flags, str(folder), "--epochs", "3", "--no-test"]) == {}
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"], "nothing of the test set"
     result = method.main([*flags, str(folder), "--epochs", "3"])
     assert json.loads((folder / "result.json").read_text()) == result
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -234,48 +234,33 @@ def warp(x: Tensor, strength: float, share: float, generator: torch.Generator) -
     return torch.where(torch.rand(count, 1, 1, 1, generator=generator) < share, bent, x)
 
 
+def _setting(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of a run; each is a flag of the command."""
+    """Of a run. What each field means is in its metadata, and in `python -m gloro_lite.methods.sites --help`."""
 
-    data: str = "mnist"
-    """mnist, cifar10, or digits (8 x 8, with scikit-learn)"""
-    epsilon: float = 1.58
-    """l2 radius of the reported VRA, in pixel units of images in [0, 1]"""
-    per_class: int = 400
-    """sites for each class"""
-    initial: str = "kmeans"
-    """what sites start from, kmeans or images"""
-    loss: str = "hinge"
-    """hinge or smooth"""
-    target: float = 2.5
-    """radius that the loss aims at"""
-    slope: float = 2.0
-    """of the smooth loss"""
-    cap: float = math.inf
-    """of the hinge"""
-    own: int = 4
-    """nearest sites of the own label that training looks at"""
-    rivals: int = 12
-    """nearest sites of other labels that training looks at"""
-    warp: float = 1.0
-    """how much images are bent for training, see `warp`"""
-    share: float = 0.9
-    """of the images that are bent"""
-    rate: float = 40.0
-    """of stochastic gradient descent, at the start"""
-    decay: float = 0.94
-    """of the rate, from epoch to epoch"""
-    finish: int = 8
-    """last epochs, in which the rate falls faster"""
-    fall: float = 0.7
-    """of the rate, from epoch to epoch of the last ones"""
-    momentum: float = 0.9
-    """Nesterov's"""
-    batch_size: int = 500
-    """images a step"""
-    half: bool = False
-    """look for near sites in bfloat16"""
+    data: str = _setting("mnist", "mnist, cifar10, or digits (8 x 8, with scikit-learn)")
+    epsilon: float = _setting(1.58, "l2 radius of the reported VRA, in pixel units of images in [0, 1]")
+    per_class: int = _setting(400, "sites for each class")
+    initial: str = _setting("kmeans", "what sites start from, kmeans or images")
+    loss: str = _setting("hinge", "hinge or smooth")
+    target: float = _setting(2.5, "radius that the loss aims at")
+    slope: float = _setting(2.0, "slope of the smooth loss")
+    cap: float = _setting(math.inf, "largest hinge that an image counts with")
+    own: int = _setting(4, "nearest sites of the own label that training looks at")
+    rivals: int = _setting(12, "nearest sites of other labels that training looks at")
+    warp: float = _setting(1.0, "how much images are bent for training, by small maps and waves; 0 leaves them as they are")
+    share: float = _setting(0.9, "share of the images that are bent")
+    rate: float = _setting(40.0, "learning rate of stochastic gradient descent, at the start")
+    decay: float = _setting(0.94, "factor of the rate from epoch to epoch")
+    finish: int = _setting(8, "number of last epochs, in which the rate falls faster")
+    fall: float = _setting(0.7, "factor of the rate from epoch to epoch of the last ones")
+    momentum: float = _setting(0.9, "Nesterov's momentum")
+    batch_size: int = _setting(500, "images a step")
+    half: bool = _setting(False, "look for near sites in bfloat16")
 
 
 class Data(NamedTuple):
@@ -526,15 +511,24 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="start no epoch after that long")
+    parser.add_argument(
+        "--no-test",
+        action="store_true",
+        help="leave the test set alone, to choose settings by what each epoch prints of the validation split; the same command "
+        "without it then certifies the test set",
+    )
     kinds = {"int": int, "float": float, "str": str}
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
+        meaning = field.metadata["meaning"]
         if field.type == "bool":
-            parser.add_argument(flag, action="store_true")
+            parser.add_argument(flag, action="store_true", help=meaning)
         else:
-            parser.add_argument(flag, type=kinds[field.type], default=field.default, help=f"default: {field.default}")
+            help = f"{meaning} (default: {field.default})"
+            parser.add_argument(flag, type=kinds[field.type], default=field.default, metavar=field.type.upper(), help=help)
     given = vars(parser.parse_args(arguments))
     folder, epochs, seed, root, seconds = (given.pop(name) for name in ("output", "epochs", "seed", "root", "max_seconds"))
+    tested = not given.pop("no_test")
     settings = Settings(**given)
     check_settings(settings)
     if epochs < 1:
@@ -559,6 +553,8 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     if len(history) < epochs:
         print(f"{len(history)} of {epochs} epochs: run the command again to go on", flush=True)
+        return {}
+    if not tested:
         return {}
     result = write(sites, before, train, test, folder, settings, history, epochs=epochs, seed=seed)
     checkpoint.unlink()

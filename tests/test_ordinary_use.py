@@ -427,6 +427,24 @@ def test_a_lazy_last_layer_has_no_constants():
         lmt.net(nn.Sequential(nn.LazyLinear(3)), (4,), 0.1)
 
 
+def test_an_evaluation_is_of_one_state_whatever_another_thread_does():
+    net, x, y = dense(), torch.randn(6, 4), torch.arange(6) % 3
+    expected = evaluate.evaluate(net, x, y)
+
+    class Moved(GloroNet):
+        def certify(self, *args, **kwargs):
+            found = super().certify(*args, **kwargs)
+            self.network[0].weight.data.mul_(1.5)
+            return found
+
+    net.__class__ = Moved
+    radius = evaluate.certify(net, x, batch_size=2).radius
+    net.network[0].weight.data.div_(1.5**3)
+    assert torch.allclose(radius, net.certify(x).radius, rtol=1e-5)
+    net.network[0].weight.data.div_(1.5)
+    assert evaluate.evaluate(net, x, y).lipschitz == pytest.approx(expected.lipschitz, rel=1e-5)
+
+
 def test_what_is_evaluated_is_a_net():
     net = dense()
     with pytest.raises(TypeError, match="what is evaluated is a GloroNet, not Sequential"):

@@ -316,6 +316,34 @@ def test_padding_as_large_as_pytorch_takes_is_bounded(mode, padding):
     assert norm * (1 - 1e-12) <= upper_bound(layer, (1, 4, 4)) <= norm * (1 + 1e-6)
 
 
+def brute_force(layer, shape):
+    """The norm of a layer that is linear, or monotone with slopes 0 and 1, at single pixels: no bound may be below."""
+    zero = torch.zeros(1, *shape).double()
+    pixels = torch.eye(math.prod(shape)).double().view(-1, *shape)
+    return (layer(pixels) - layer(zero)).flatten(1).norm(dim=1).max().item()
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_settings_of_one_number_count_for_each_axis(kind):
+    """PyTorch takes (3,) for (3, 3); a pool of 3 x 3 with steps of 1 was bounded by the root of 3, where its constant is 3."""
+    one, two, three = kind([1]), kind([2]), kind([3])
+    for layer, least in (
+        (nn.MaxPool2d(three, stride=one, dilation=one), 3.0),
+        (nn.MaxPool2d(three, stride=one), 3.0),
+        (nn.MaxPool2d(3, stride=two), 2.0),
+        (nn.AvgPool2d(three, stride=one), 0.85),
+        (nn.AvgPool2d(3, stride=one), 0.85),
+    ):
+        bound = upper_bound(layer, (1, 7, 7))
+        assert bound >= brute_force(layer, (1, 7, 7)) and least <= bound < least + 0.01
+    for cls in (nn.Conv2d, nn.ConvTranspose2d):
+        layer, plain = cls(1, 1, 3, stride=tuple(two), padding=tuple(one), dilation=tuple(one)), cls(1, 1, 3, stride=2, padding=1)
+        plain.load_state_dict(layer.state_dict())
+        assert upper_bound(layer, (1, 7, 7)) == upper_bound(plain, (1, 7, 7))
+    with pytest.raises(NetworkError, match=r"its setting \(1, 2\) has 2 numbers: one for each of 1 axes is needed"):
+        upper_bound(nn.Conv1d(1, 1, 3, stride=(1, 2)), (1, 7))
+
+
 class Own(nn.Module):
     def __init__(self):
         super().__init__()

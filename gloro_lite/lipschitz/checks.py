@@ -132,7 +132,7 @@ def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
         refuse(f"its {name} is on the meta device and has no values: load or initialise the weights first")
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
         refuse(f"its {name} is a {type(tensor).__name__} with layout {tensor.layout}: only ordinary dense tensors can be read")
-    numbers = isinstance(tensor, nn.Parameter) or tensor.is_floating_point() or tensor.is_complex()
+    numbers = isinstance(tensor, nn.Parameter) or tensor.is_floating_point()
     if numbers and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         refuse(f"its {name} is {tensor.dtype}: only real numbers of 16, 32 or 64 bits have a bound here, float32 say")
 

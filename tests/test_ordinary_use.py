@@ -406,7 +406,9 @@ def test_a_bound_that_overflows_names_the_layer():
 
 def test_weights_of_eight_bits_are_refused():
     layer = nn.Linear(4, 4).to(torch.float8_e4m3fn)
-    with pytest.raises(NetworkError, match=r"its weight is torch\.float8_e4m3fn: only real numbers of 16, 32 or 64 bits"):
+    with pytest.raises(
+        NetworkError, match=r"its weight is torch\.float8_e4m3fn: only real floating-point numbers of 16, 32 or 64 bits"
+    ):
         upper_bound(layer, (4,))
 
 
@@ -436,6 +438,30 @@ def test_training_mode_refuses_inputs_of_another_type():
             net(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.zeros(1, 4, dtype=torch.bfloat16)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tight", [True, False])
+def test_a_net_of_fewer_bits_can_be_trained(dtype, tight):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 4), MinMax(), nn.Linear(4, 3))
+    net = GloroNet(network, (4,), 0.1, tight=tight)
+    constants, x = net.estimate(), torch.randn(2, 4)
+    net.to(dtype)
+    outputs = net(x.to(dtype))
+    assert outputs.dtype == dtype and torch.allclose(net.estimate().float(), constants, rtol=0.05)
+    outputs.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_weights_of_several_types_are_refused_when_the_net_is_built():
+    with pytest.raises(NetworkError, match=r"of several types, torch\.float32, torch\.float64: convert them to one"):
+        GloroNet(nn.Sequential(nn.Linear(4, 4).double(), nn.Linear(4, 2)), (4,), 0.1)
+
+
+def test_a_state_comes_from_a_net():
+    with pytest.raises(TypeError, match=r"state is what net\.state\(\) gave, not int"):
+        dense().certify(torch.zeros(1, 4), state=3)
 
 
 @pytest.mark.parametrize("epsilon", [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a"])

@@ -20,8 +20,10 @@ def margin_constants(rows: Tensor, body: Tensor | float, *, tight: bool = True) 
         rows: W, (classes, features).
         body: K, a bound on the Lipschitz constant of h.
 
-    Returns: (classes, classes), symmetric, differentiable in both arguments.
+    Returns: (classes, classes), symmetric, differentiable in both arguments; in float32 for rows of fewer bits.
     """
+    if rows.dtype in (torch.float16, torch.bfloat16):  # in which PyTorch computes no distances
+        rows = rows.float()
     # Squares of rows near 1 neither overflow nor underflow.
     size = rows.detach().abs().amax().clamp_min(torch.finfo(rows.dtype).tiny)
     rows = rows / size

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
-from gloro_lite.net import GloroNet
+from gloro_lite.net import GloroNet, State
 
 EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Verified-robust accuracy is also recorded at these multiples of a run's epsilon."""
@@ -35,16 +35,23 @@ class Report(NamedTuple):
 
 
 def certify(
-    net: GloroNet, x: Tensor, epsilon: float | None = None, batch_size: int = 1000, *, guarantee: Guarantee = "exact"
+    net: GloroNet,
+    x: Tensor,
+    epsilon: float | None = None,
+    batch_size: int = 1000,
+    *,
+    guarantee: Guarantee = "exact",
+    state: State | None = None,
 ) -> Certificate:
-    """`net.certify` in batches, for data sets too large for one.
+    """`net.certify` in batches, for data sets too large for one; all by one state of the net, `net.state()` by default.
 
     Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
     """
     check_images(x)
     if batch_size < 1:
         raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
-    parts = [net.certify(part, epsilon, guarantee=guarantee) for part in x.split(batch_size)]
+    state = state or net.state()
+    parts = [net.certify(part, epsilon, guarantee=guarantee, state=state) for part in x.split(batch_size)]
     return joined(parts)
 
 
@@ -60,7 +67,8 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
     if not len(x):
         raise ValueError("there is nothing to evaluate: x has no inputs")
     check_labels(y, len(x), net.classes)
-    c = certify(net, x, epsilon)
+    state = net.state()
+    c = certify(net, x, epsilon, state=state)
     y = y.to(c.label.device)
     correct = c.prediction == y
     return Report(
@@ -69,7 +77,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
         rejected=(c.label == BOTTOM).double().mean().item(),
         median_radius=c.radius.where(correct, 0.0).median().item(),
         epsilon=epsilon,
-        lipschitz=net.margin_constants().max().item(),
+        lipschitz=state.head.table.max().item(),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_module, check_shape, layer_type
+from gloro_lite.lipschitz.checks import check_module, check_shape, check_types, layer_type
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
@@ -101,6 +101,7 @@ class GloroNet(nn.Module):
         self.tight = tight
         self.power_iterations = power_iterations
         _check_classifier(walk(network, self.input_shape, trained=True), _layers(network))
+        check_types(network, registered)
         self.training_bound = TrainingBound(self.body, self.input_shape)
         self._state: tuple[State, bool] | None = None
         self.converge()
@@ -243,6 +244,8 @@ class GloroNet(nn.Module):
     ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         self._check_shape(x)
+        if state is not None and not isinstance(state, State):
+            raise TypeError(f"state is what net.state() gave, not {type(state).__name__}")
         program, head = state or self.state()
         self._check_values(x)
         if dtype is not None and not isinstance(dtype, torch.dtype):

@@ -21,6 +21,7 @@ from gloro_lite.precision import on_cpu
 _UNIT = 2.0**-53
 _TINY = 2.0**-1060  # more than a few operations can lose to underflow
 _LARGEST = 1e150  # the square of a coordinate must not overflow
+_LARGEST_LABEL = 2**20  # a table has a column for each class
 
 
 class SeparationError(ValueError):
@@ -70,6 +71,11 @@ def check_sites(sites: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("at least two sites with two different labels are needed: with fewer there is nothing to part")
     if labels.min() < 0:
         raise ValueError("labels are classes: they must be 0 or greater")
+    if labels.max() > _LARGEST_LABEL:
+        raise ValueError(
+            f"labels are classes, counted from 0, and the largest is {int(labels.max())}: number them anew with "
+            "labels.unique(return_inverse=True)[1]"
+        )
     _, group = sites.unique(dim=0, return_inverse=True)
     low = torch.full((len(sites),), torch.iinfo(torch.int64).max).scatter_reduce(0, group, labels, "amin")
     high = torch.full((len(sites),), -1).scatter_reduce(0, group, labels, "amax")

@@ -316,6 +316,34 @@ def test_padding_as_large_as_pytorch_takes_is_bounded(mode, padding):
     assert norm * (1 - 1e-12) <= upper_bound(layer, (1, 4, 4)) <= norm * (1 + 1e-6)
 
 
+def brute_force(layer, shape):
+    """The norm of a layer that is linear, or monotone with slopes 0 and 1, at single pixels: no bound may be below."""
+    zero = torch.zeros(1, *shape).double()
+    pixels = torch.eye(math.prod(shape)).double().view(-1, *shape)
+    return (layer(pixels) - layer(zero)).flatten(1).norm(dim=1).max().item()
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_settings_of_one_number_count_for_each_axis(kind):
+    """PyTorch takes (3,) for (3, 3); a pool of 3 x 3 with steps of 1 was bounded by the root of 3, where its constant is 3."""
+    one, two, three = kind([1]), kind([2]), kind([3])
+    for layer, least in (
+        (nn.MaxPool2d(three, stride=one, dilation=one), 3.0),
+        (nn.MaxPool2d(three, stride=one), 3.0),
+        (nn.MaxPool2d(3, stride=two), 2.0),
+        (nn.AvgPool2d(three, stride=one), 0.85),
+        (nn.AvgPool2d(3, stride=one), 0.85),
+    ):
+        bound = upper_bound(layer, (1, 7, 7))
+        assert bound >= brute_force(layer, (1, 7, 7)) and least <= bound < least + 0.01
+    for cls in (nn.Conv2d, nn.ConvTranspose2d):
+        layer, plain = cls(1, 1, 3, stride=tuple(two), padding=tuple(one), dilation=tuple(one)), cls(1, 1, 3, stride=2, padding=1)
+        plain.load_state_dict(layer.state_dict())
+        assert upper_bound(layer, (1, 7, 7)) == upper_bound(plain, (1, 7, 7))
+    with pytest.raises(NetworkError, match=r"its setting \(1, 2\) has 2 numbers: one for each of 1 axes is needed"):
+        upper_bound(nn.Conv1d(1, 1, 3, stride=(1, 2)), (1, 7))
+
+
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -378,7 +406,9 @@ def test_a_bound_that_overflows_names_the_layer():
 
 def test_weights_of_eight_bits_are_refused():
     layer = nn.Linear(4, 4).to(torch.float8_e4m3fn)
-    with pytest.raises(NetworkError, match=r"its weight is torch\.float8_e4m3fn: only real numbers of 16, 32 or 64 bits"):
+    with pytest.raises(
+        NetworkError, match=r"its weight is torch\.float8_e4m3fn: only real floating-point numbers of 16, 32 or 64 bits"
+    ):
         upper_bound(layer, (4,))
 
 
@@ -410,6 +440,30 @@ def test_training_mode_refuses_inputs_of_another_type():
         assert net(torch.zeros(1, 4, dtype=torch.bfloat16)).shape == (1, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tight", [True, False])
+def test_a_net_of_fewer_bits_can_be_trained(dtype, tight):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 4), MinMax(), nn.Linear(4, 3))
+    net = GloroNet(network, (4,), 0.1, tight=tight)
+    constants, x = net.estimate(), torch.randn(2, 4)
+    net.to(dtype)
+    outputs = net(x.to(dtype))
+    assert outputs.dtype == dtype and torch.allclose(net.estimate().float(), constants, rtol=0.05)
+    outputs.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_weights_of_several_types_are_refused_when_the_net_is_built():
+    with pytest.raises(NetworkError, match=r"of several types, torch\.float32, torch\.float64: convert them to one"):
+        GloroNet(nn.Sequential(nn.Linear(4, 4).double(), nn.Linear(4, 2)), (4,), 0.1)
+
+
+def test_a_state_comes_from_a_net():
+    with pytest.raises(TypeError, match=r"state is what net\.state\(\) gave, not int"):
+        dense().certify(torch.zeros(1, 4), state=3)
+
+
 @pytest.mark.parametrize("epsilon", [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a"])
 def test_an_epsilon_is_a_number(epsilon):
     with pytest.raises(TypeError, match="epsilon must be a number, not"):
@@ -425,6 +479,24 @@ def test_an_operator_is_needed():
 def test_a_lazy_last_layer_has_no_constants():
     with pytest.raises(ValueError, match="run the network on one batch first"):
         lmt.net(nn.Sequential(nn.LazyLinear(3)), (4,), 0.1)
+
+
+def test_an_evaluation_is_of_one_state_whatever_another_thread_does():
+    net, x, y = dense(), torch.randn(6, 4), torch.arange(6) % 3
+    expected = evaluate.evaluate(net, x, y)
+
+    class Moved(GloroNet):
+        def certify(self, *args, **kwargs):
+            found = super().certify(*args, **kwargs)
+            self.network[0].weight.data.mul_(1.5)
+            return found
+
+    net.__class__ = Moved
+    radius = evaluate.certify(net, x, batch_size=2).radius
+    net.network[0].weight.data.div_(1.5**3)
+    assert torch.allclose(radius, net.certify(x).radius, rtol=1e-5)
+    net.network[0].weight.data.div_(1.5)
+    assert evaluate.evaluate(net, x, y).lipschitz == pytest.approx(expected.lipschitz, rel=1e-5)
 
 
 def test_what_is_evaluated_is_a_net():

@@ -347,6 +347,13 @@ def test_an_empty_batch_gives_an_empty_certificate():
         assert form(torch.zeros(0, 3), 0.1).radius.shape == (0,)
 
 
+def test_labels_that_are_no_classes_counted_from_0_are_told_how_to_become_so():
+    sites, labels = torch.rand(4, 2), torch.tensor([7, 2**40, 7, 2**40])
+    with pytest.raises(ValueError, match=r"the largest is 1099511627776: number them anew with labels\.unique"):
+        SiteClassifier(sites, labels)
+    assert SiteClassifier(sites, labels.unique(return_inverse=True)[1]).classes == 2
+
+
 def test_errors_say_what_to_do():
     two = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match="sites 0 and 1 coincide and have the labels 0 and 1"):

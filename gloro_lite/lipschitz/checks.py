@@ -132,9 +132,9 @@ def _check_tensor(tensor: Tensor, name: str, refuse) -> None:
         refuse(f"its {name} is on the meta device and has no values: load or initialise the weights first")
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
         refuse(f"its {name} is a {type(tensor).__name__} with layout {tensor.layout}: only ordinary dense tensors can be read")
-    numbers = isinstance(tensor, nn.Parameter) or tensor.is_floating_point() or tensor.is_complex()
+    numbers = isinstance(tensor, nn.Parameter) or tensor.is_floating_point()
     if numbers and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        refuse(f"its {name} is {tensor.dtype}: only real numbers of 16, 32 or 64 bits have a bound here, float32 say")
+        refuse(f"its {name} is {tensor.dtype}: only real floating-point numbers of 16, 32 or 64 bits have a bound, float32 say")
 
 
 def check_network(network: nn.Module, registered: Callable[[nn.Module], object]) -> None:
@@ -205,3 +205,28 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN)
+
+
+def floating_tensors(network: nn.Module, registered: Callable[[nn.Module], object]) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors that a network computes with, by their dotted names: parameters, buffers, plain attributes.
+
+    Args:
+        registered: see `check_network`; a layer of one's own may keep what it likes as plain attributes, an activation, say.
+    """
+    plain = (
+        (f"{name}.{key}" if name else key, value)
+        for name, module in network.named_modules()
+        if registered(module) is None
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    )
+    for name, tensor in (*network.named_parameters(), *network.named_buffers(), *plain):
+        if tensor.is_floating_point():
+            yield name, tensor
+
+
+def check_types(network: nn.Module, registered: Callable[[nn.Module], object]) -> None:
+    """Raise NetworkError unless all floating-point tensors of a network are of one type."""
+    dtypes = {tensor.dtype for _, tensor in floating_tensors(network, registered)}
+    if len(dtypes) > 1:
+        raise NetworkError(f"its weights are of several types, {', '.join(sorted(map(str, dtypes)))}: convert them to one")

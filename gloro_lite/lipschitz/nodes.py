@@ -22,8 +22,16 @@ Bound = Tensor | float
 
 
 def per_axis(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
-    """A setting that PyTorch takes as one number or a sequence, numpy's numbers included: a tuple of ints."""
-    return tuple(index(v) for v in (value if isinstance(value, tuple | list) else (value,) * count))
+    """A setting that PyTorch takes as one number, a sequence of one, or a number for each axis, numpy's included: `count` ints.
+
+    Raises ValueError for another length.
+    """
+    numbers = tuple(index(v) for v in (value if isinstance(value, tuple | list) else (value,)))
+    if len(numbers) not in (1, count):
+        raise ValueError(
+            f"its setting {value} has {len(numbers)} numbers: one for each of {count} axes is needed, or one for all"
+        )
+    return numbers * (count // len(numbers))
 
 
 class Norms(Protocol):

@@ -154,6 +154,8 @@ class MaxPool(Node):
         except RuntimeError as error:
             raise NetworkError(f"it does not take inputs of shape {input_shape}: {error}", kind="MaxPool2d") from None
         super().__init__(layer, input_shape, output, name)
+        pairs = (per_axis(v, 2) for v in (layer.kernel_size, layer.stride, layer.dilation))
+        self._windows = math.prod(min(k, -(-(d * (k - 1) + 1) // s)) for k, s, d in zip(*pairs, strict=True))
 
     def apply(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -162,10 +164,7 @@ class MaxPool(Node):
     def bound(self, norms: Norms) -> Bound:
         # Each output moves by at most the largest change in its window, so the squared constant is the number of windows that
         # one input can be in: 1 where they do not overlap.
-        layer = self.layer
-        pairs = (per_axis(v, 2) for v in (layer.kernel_size, layer.stride, layer.dilation))
-        windows = math.prod(min(k, -(-(d * (k - 1) + 1) // s)) for k, s, d in zip(*pairs, strict=True))
-        root = math.isqrt(windows)
+        windows, root = self._windows, math.isqrt(self._windows)
         return norms.constant(float(root) if root * root == windows else math.nextafter(math.sqrt(windows), math.inf))
 
     def rounding(self, number: Format, bound: float) -> Rounding:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_lite.lipschitz.affine import Convolution
-from gloro_lite.lipschitz.checks import check_network, check_shape, own_tensors, settings
+from gloro_lite.lipschitz.checks import check_network, check_shape, check_types, floating_tensors, own_tensors, settings
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Constants, Deviation, Node, Sequence, Shape, Track, lengths
 from gloro_lite.lipschitz.norms import Proven
@@ -77,22 +77,10 @@ def _values(network: nn.Module) -> list[Tensor]:
 
 def _check_values(network: nn.Module) -> None:
     """Raise NetworkError, with the tensor's name, unless all weights are finite, real, and of one floating-point type."""
-    dtypes = set()
-    # A layer of one's own may keep what it likes as plain attributes, an activation that it has seen, say.
-    plain = (
-        (f"{name}.{key}" if name else key, value)
-        for name, module in network.named_modules()
-        if registered(module) is None
-        for key, value in vars(module).items()
-        if isinstance(value, Tensor)
-    )
-    for name, tensor in (*network.named_parameters(), *network.named_buffers(), *plain):
-        if tensor.is_floating_point():
-            dtypes.add(tensor.dtype)
-            if not tensor.isfinite().all():
-                raise NetworkError(f"{name} holds NaN or infinite values: no certificate can be given for this network")
-    if len(dtypes) > 1:
-        raise NetworkError(f"its weights are of several types, {', '.join(sorted(map(str, dtypes)))}: convert them to one")
+    for name, tensor in floating_tensors(network, registered):
+        if not tensor.isfinite().all():
+            raise NetworkError(f"{name} holds NaN or infinite values: no certificate can be given for this network")
+    check_types(network, registered)
 
 
 def _frozen(network: nn.Module) -> nn.Module:

@@ -73,6 +73,8 @@ def minimise(
     x, y = train
     if not len(x) or y.shape != (len(x),):
         raise ValueError(f"train must hold at least one input and a label for each, not {len(x)} and labels of {tuple(y.shape)}")
+    if not all(weights.isfinite().all() for weights in module.parameters()):
+        raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
     steps = math.ceil(len(x) / batch_size)
     for epoch in range(epochs):

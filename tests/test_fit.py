@@ -94,6 +94,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
         fit(net, (x, y), epochs=2, batch_size=32, progress=False)
     net, data = net_and_data()
     with torch.no_grad():
-        net.head.weight.fill_(math.inf)
+        net.head.weight.fill_(3e38)  # finite, and its products are not
     with pytest.raises(ValueError, match=r"loss is nan at epoch 0, step \d"):
+        fit(net, data, epochs=2, batch_size=32, progress=False)
+    net, data = net_and_data()
+    with torch.no_grad():
+        net.head.weight[0, 0] = math.inf
+    with pytest.raises(ValueError, match="weights that are NaN or infinite: initialise it anew"):
         fit(net, data, epochs=2, batch_size=32, progress=False)

@@ -89,6 +89,11 @@ def pool(draw, shape):
     options = {"stride": draw(small), "padding": draw(st.integers(0, kernel // 2)), "ceil_mode": draw(st.booleans())}
     if kind is nn.AvgPool2d:
         options |= {"count_include_pad": draw(st.booleans()), "divisor_override": draw(st.sampled_from([None, None, 3, -2]))}
+    if draw(st.integers(0, 3)) == 3:  # PyTorch takes a sequence of one for each axis
+        kernel, options = (
+            (kernel,),
+            options | {"stride": [options["stride"]]} | ({"dilation": (1,)} if kind is nn.MaxPool2d else {}),
+        )
     return kind(kernel, **options)
 
 

@@ -195,7 +195,7 @@ def test_stored_runs_hold_together(path):
         figures = result["forms"][form]
         for epsilon, share in figures["vra_at"].items():
             assert sum(a == b and radius > float(epsilon) for a, b, radius in rows) / len(rows) == share
-        assert figures["test_vra"] == figures["vra_at"][repr(settings.epsilon)]
+        assert figures["test_vra"] == figures["vra_at"][repr(round(settings.epsilon, 6))]
         assert figures["test_accuracy"] == sum(a == b for a, b, _ in rows) / len(rows)
     assert result["test_vra"] == result["forms"]["cells"]["test_vra"]
     assert result["test_vra_in_box"] == result["forms"]["cells_in_box"]["test_vra"]

@@ -47,7 +47,9 @@ class Recipe:
 
     name: str
     dataset: str = _setting(_TASK, "A name that gloro_lite.datasets.benchmarks.load knows.")
-    network: str = _setting(_NETWORK, "One of 2C2F, 4C3F, 6C2F, 8C2F, or their notation: 'c16k4s2 c32k4s2 | 100'.")
+    network: str = _setting(
+        _NETWORK, "One of 2C2F, 4C3F, 6C2F, 8C2F, or their notation: 'c16k4s2 c32k4s2 | 100'; p2 before it halves the resolution."
+    )
     epsilon: float = _setting(_TASK, "What certified accuracy is reported at.")
     train_epsilon: float = _setting(_TASK, "What training ends with: epsilon or a little more.")
     activation: str = _setting(_NETWORK, "What follows each layer but the last.", "minmax")

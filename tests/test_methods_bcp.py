@@ -65,6 +65,17 @@ def test_support_of_ball_and_box_is_the_maximum(seed, ball):
         assert bcp.support(w, torch.tensor([ball], dtype=torch.float64), low, high, steps).item() >= found - 1e-12
 
 
+@pytest.mark.parametrize("ball", [1e-30, 1.0, 10.0, 1e20])
+def test_a_row_of_zeros_and_balls_of_any_size_have_finite_gradients(ball):
+    """The row of the label itself, less itself, is 0: its maximum is 0 and moves nothing, in float32 as in training."""
+    torch.manual_seed(0)
+    w = torch.randn(2, 3, 5, requires_grad=True)
+    found = bcp.support(w - w[:, :1], torch.full((2,), ball), -torch.ones(2, 5), torch.ones(2, 5), 10)
+    assert (found[:, 0] == 0).all() and (found[:, 1:] > 0).all()
+    found[:, 1:].sum().backward()
+    assert w.grad.isfinite().all()
+
+
 def test_convolutions_are_taken_as_they_are():
     torch.manual_seed(0)
     network = torch.nn.Sequential(

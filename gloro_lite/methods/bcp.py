@@ -71,6 +71,10 @@ def propagate(
     return centre, ball, low, high
 
 
+_T = (1e-18, 1e18)
+"""Between these neither t nor 1 / t times a weight overflows in float32; a row of zeros would have the t of infinity."""
+
+
 def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
     """An upper bound on the largest w . d over ||d|| <= ball and low <= d <= high, (batch, rows).
 
@@ -87,14 +91,14 @@ def support(w: Tensor, ball: Tensor, low: Tensor, high: Tensor, steps: int) -> T
         return (v.clamp_min(0) * high + v.clamp_max(0) * low).sum(dim=2)
 
     with torch.no_grad():
-        t = ball / w.norm(dim=2).clamp_min(tiny)
+        t = (ball / w.norm(dim=2).clamp_min(tiny)).clamp(*_T)
         for _ in range(steps):
             d = (t[..., None] * w).clamp(low, high)
             free = (d == t[..., None] * w) * w
             rest = (ball.square() - ((d - t[..., None] * free).square()).sum(dim=2)).clamp_min(0)
             longer = (rest / free.square().sum(dim=2).clamp_min(tiny)).sqrt()
-            t = torch.maximum(t, longer.where(free.abs().amax(dim=2) > 0, t))
-    t = t[..., None].clamp_min(tiny)
+            t = torch.maximum(t, longer.where(free.abs().amax(dim=2) > 0, t)).clamp(*_T)
+    t = t[..., None]
     a = (t * w).clamp(low, high) / t
     best = (a.norm(dim=2) + ROOT) * ball + box(w - a)
     return torch.minimum(torch.minimum(best, (w.norm(dim=2) + ROOT) * ball), box(w))

@@ -326,7 +326,7 @@ def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
         last = type(layers[-1][1]).__name__ if layers else "nothing"
         raise NetworkError(
             f"the network must be nn.Sequential and end in the nn.Linear layer that gives the logits; it ends in {last}: take "
-            "off what comes after that layer (a softmax belongs into the loss), or add one"
+            "off what comes after that layer (a softmax belongs in the loss), or add one"
         )
     if len(root.output_shape) != 1:
         raise NetworkError(

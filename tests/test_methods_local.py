@@ -141,6 +141,31 @@ def test_rounding_of_the_logits_is_counted(seed):
     assert wrong > 1e-3 or seed != 0  # and there is something to count
 
 
+def test_a_reach_that_overflows_leaves_a_unit_open():
+    # The square of the first two layers' 1e156 is infinite; times 0, how far their open units move, as there are none, it is NaN.
+    network = torch.nn.Sequential(
+        torch.nn.Linear(1, 1),
+        torch.nn.ReLU(),
+        torch.nn.Linear(1, 1),
+        torch.nn.ReLU(),
+        torch.nn.Linear(1, 2),
+        torch.nn.ReLU(),
+        torch.nn.Linear(2, 2),
+        torch.nn.ReLU(),
+        torch.nn.Linear(2, 2),
+    ).double()
+    rows = [[1e100]], [[1e56]], [[1e-156], [1e-156]], [[1.0, 0.0], [0.0, 100.0]], [[1.0, -1.0], [0.0, 0.0]]
+    with torch.no_grad():
+        for layer, weight in zip(network[::2], rows, strict=True):
+            layer.weight.copy_(torch.tensor(weight, dtype=torch.float64))
+            layer.bias.zero_()
+        network[4].bias[1] = -1.2e-10  # off at x, on within epsilon
+    x, epsilon = torch.tensor([[1e-10]], dtype=torch.float64), 0.29e-10
+    net = GloroNet(network, (1,), epsilon).eval()
+    assert net.logits(x).argmax(1) == 0 and net.logits(x + epsilon).argmax(1) == 1
+    assert local.certify(net, x).label == -1
+
+
 def test_bad_input_is_refused():
     network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"layer '1' \(Tanh\).*ReLU, MinMax"):

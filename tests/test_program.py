@@ -285,6 +285,17 @@ def test_parametrizations_are_evaluated_once_and_counted():
         net.certify(torch.rand(1, 2))
 
 
+def test_a_parametrized_layer_with_buffers_stands_still():
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    norm = nn.BatchNorm1d(3).eval()
+    known = upper_bound(norm, (3,))
+    parametrize.register_parametrization(norm, "weight", Twice())
+    assert upper_bound(norm, (3,)) == pytest.approx(2 * known, rel=1e-12)
+
+
 def test_a_parametrization_that_gives_another_value_each_time_is_refused(monkeypatch):
     class Noise(nn.Module):
         def forward(self, weight):

@@ -1,4 +1,4 @@
-"""Files as they lie on disk: JSON, safetensors, the table of certificates, MNIST's and CIFAR-10's test sets.
+"""Files as they lie on disk: JSON, safetensors, the table of certificates, the test sets of MNIST, CIFAR-10 and Tiny-ImageNet.
 
 Everything here is strict: what a reader could take in two ways is an error, so that no two programs see two different runs.
 """

@@ -172,15 +172,12 @@ def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors that a module itself holds: parameters, buffers, plain attributes, and what its parametrizations come to."""
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None:
-            yield name, tensor
-    for name, value in vars(module).items():
+    # What is parametrized stands last among the parameters, as in a frozen copy, whose order must be the same.
+    parametrized = module.parametrizations if parametrize.is_parametrized(module) else ()
+    evaluated = ((name, getattr(module, name)) for name in parametrized)
+    for name, value in (*module._parameters.items(), *evaluated, *module._buffers.items(), *vars(module).items()):
         if isinstance(value, Tensor):
             yield name, value
-    if parametrize.is_parametrized(module):
-        for name in module.parametrizations:
-            yield name, getattr(module, name)
 
 
 _EVERY_MODULE_S = frozenset(vars(nn.Module()))

@@ -79,7 +79,7 @@ class _Gates:
     def __init__(self, stage: Stage, value: Tensor, reach: Tensor | float = torch.inf):
         self.pairs = stage.activation is MinMax
         compared = self.compare(value[..., None])[..., 0]
-        self.open = compared.abs() <= reach  # (batch, units)
+        self.open = ~(compared.abs() > reach)  # (batch, units); also where a reach has overflowed to NaN
         self.high = compared > 0
 
     def compare(self, matrix: Tensor) -> Tensor:
@@ -334,7 +334,7 @@ def robust(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor, la
         below *= norm
     tail.reverse()
     lengths = (last[labels][:, None] - last).norm(dim=2) + ROOT
-    unsure = margins <= lengths * (known.product * radius)[:, None] * (1 + 1e-12)
+    unsure = ~(margins > lengths * (known.product * radius)[:, None] * (1 + 1e-12))
     yes = (margins > 0).all(dim=1)
     # The hardest rival first: most inputs fail with it or are done with it.
     for rival in (margins / lengths).argsort(dim=1).T[:-1]:

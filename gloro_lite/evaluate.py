@@ -128,5 +128,5 @@ def check_images(x: Tensor) -> None:
     if x.dim() == 4 and len(x) and (largest := x.max()) > 1 and (largest > 16 or (x == x.floor()).all()):
         raise ValueError(
             f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "
-            "(normalisation belongs into the network, as gloro_lite.Normalize)"
+            "(normalisation belongs in the network, as gloro_lite.Normalize)"
         )

@@ -79,8 +79,10 @@ def stored_runs(results: Path) -> dict[str, list[Record]]:
 
 
 def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
-    """A row for each row of the paper's table, the paper's GloRo Net and ours in per cent of the test set, and for what stands in
-    for it at half the resolution."""
+    """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set.
+
+    Runs at half the resolution, if there are any, have a row of their own below it.
+    """
     lines = [
         "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
         "|---|---|---|---|---|---|---|---|",

@@ -95,13 +95,14 @@ def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
 
 def figures(certificate: Certificate, y: Tensor, epsilon: float) -> dict[str, Any]:
     """What the record of a run says of its test set, labels y (n,): accuracy, verified-robust accuracy at the certificate's
-    epsilon, and at each of `EPSILON_FRACTIONS` of it; fractions."""
-    epsilons = torch.tensor(EPSILON_FRACTIONS, dtype=torch.float64) * epsilon
-    curve = vra_curve(certificate, y, epsilons).tolist()
+    epsilon, and at each of `EPSILON_FRACTIONS` of it, to six decimals; fractions."""
+    # The radii as they are written down: a reader counts the rows again by what the record says.
+    epsilons = [round(fraction * epsilon, 6) for fraction in EPSILON_FRACTIONS]
+    curve = vra_curve(certificate, y, torch.tensor(epsilons, dtype=torch.float64)).tolist()
     return {
         "test_accuracy": (certificate.prediction == y).double().mean().item(),
         "test_vra": (certificate.label == y).double().mean().item(),
-        "vra_at": {repr(round(e, 6)): vra for e, vra in zip(epsilons.tolist(), curve, strict=True)},
+        "vra_at": {repr(e): vra for e, vra in zip(epsilons, curve, strict=True)},
     }
 
 

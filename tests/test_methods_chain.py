@@ -100,6 +100,19 @@ def test_a_unit_that_overflows_is_not_taken_for_one_that_is_off():
         assert method.certify(network, (1,), torch.tensor([[1e150]], dtype=torch.float64)).radius == 0
 
 
+@pytest.mark.parametrize("method", CERTIFY)
+def test_images_that_are_flattened_first_come_as_images(method):
+    """The shape is the network's, and not that of its first affine layer."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 2)]
+    x = torch.randn(5, 3, 2, 2)
+    found = CERTIFY[method](nn.Sequential(nn.Flatten(), *layers), (3, 2, 2), x)
+    expected = CERTIFY[method](nn.Sequential(*layers), (12,), x.flatten(1))
+    assert torch.equal(found.radius, expected.radius) and (found.radius > 0).any()
+    with pytest.raises(ValueError, match=r"shape \(batch, 3, 2, 2\)"):
+        CERTIFY[method](nn.Sequential(nn.Flatten(), *layers), (3, 2, 2), x.flatten(1))
+
+
 @pytest.mark.parametrize("method", [kw, bcp])
 def test_inputs_of_another_shape_or_kind_are_refused(method):
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))

@@ -206,7 +206,7 @@ def read_program(
 ) -> tuple[list[Stage], Tensor, Tensor]:
     """The same of a network that is frozen already."""
     stages = chain(program.network, program.input_shape)
-    points = check_inputs(stages, x)
+    points = check_inputs(program.input_shape, x)
     h, size, terms = points, points.abs(), 0
     for stage in stages:
         h, size = stage.activate(stage.linear(h) + stage.bias(h)), stage.magnitude(size) + FLOOR
@@ -224,14 +224,13 @@ def proven(margins: Tensor, labels: Tensor) -> Tensor:
     return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
 
 
-def check_inputs(chain: list[Stage], x: Tensor) -> Tensor:
-    """The inputs, ``(batch, *input_shape)``, flattened, in float64: (batch, inputs).
+def check_inputs(shape: Shape, x: Tensor) -> Tensor:
+    """The inputs, ``(batch, *shape)``, flattened, in float64: (batch, inputs).
 
     Raises TypeError for what is no tensor of floating-point values, ValueError for a wrong shape and values that are not finite.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
-    shape = chain[0].input_shape
     if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != shape:
         hint = "; add a batch dimension with x[None]" if tuple(x.shape) == shape else ""
         raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, shape))}), not {tuple(x.shape)}{hint}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
+from gloro_lite.lipschitz.checks import check_tensor
 from gloro_lite.net import GloroNet, State
 
 EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -124,8 +125,7 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
 
 def check_images(x: Tensor) -> None:
     """Raise ValueError for images, (n, channels, height, width), that look like bytes and not like numbers in [0, 1]."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
+    check_tensor(x)
     if x.dim() == 4 and len(x) and (largest := x.max()) > 1 and (largest > 16 or (x == x.floor()).all()):
         raise ValueError(
             f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "

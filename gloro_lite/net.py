@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_module, check_shape, check_types, layer_type
+from gloro_lite.lipschitz.checks import check_batch, check_module, check_shape, check_types, layer_type
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
 from gloro_lite.lipschitz.power import TrainingBound
 from gloro_lite.lipschitz.program import Program, Result, few
 from gloro_lite.lipschitz.rounding import Format, length_up, number_format
-from gloro_lite.lipschitz.walk import registered, walk
+from gloro_lite.lipschitz.walk import named_layers, registered, walk
 from gloro_lite.precision import full_precision, sums_products
 
 
@@ -51,13 +51,6 @@ class State(NamedTuple):
 
 _ATTEMPTS = 20
 """Times that a network is run beside its program before a difference counts: another thread may change weights back and forth."""
-
-
-def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
-    """The layers of nested nn.Sequential in order, with their dotted names."""
-    if type(module) is not nn.Sequential or registered(module) is not None:
-        return [(name, module)]
-    return [layer for key, child in module._modules.items() for layer in _layers(child, f"{name}.{key}" if name else key)]
 
 
 class GloroNet(nn.Module):
@@ -100,7 +93,7 @@ class GloroNet(nn.Module):
         self.epsilon = epsilon
         self.tight = tight
         self.power_iterations = power_iterations
-        _check_classifier(walk(network, self.input_shape, trained=True), _layers(network))
+        _check_classifier(walk(network, self.input_shape, trained=True), named_layers(network))
         check_types(network, registered)
         self.training_bound = TrainingBound(self.body, self.input_shape)
         self._state: tuple[State, bool] | None = None
@@ -131,12 +124,12 @@ class GloroNet(nn.Module):
     @property
     def body(self) -> list[tuple[str, nn.Module]]:
         """The layers before the last, in order, with their dotted names."""
-        return _layers(self.network)[:-1]
+        return named_layers(self.network)[:-1]
 
     @property
     def head(self) -> nn.Linear:
         """The last layer, which gives the logits."""
-        return _layers(self.network)[-1][1]
+        return named_layers(self.network)[-1][1]
 
     @property
     def classes(self) -> int:
@@ -191,7 +184,7 @@ class GloroNet(nn.Module):
 
         Raises ValueError for inputs of another shape, TypeError for another type than that of the weights.
         """
-        self._check_shape(x)
+        check_batch(x, self.input_shape)
         weight = self.head.weight
         if x.dtype != weight.dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
             raise TypeError(f"inputs are {x.dtype} and the network's weights {weight.dtype}: convert one of them")
@@ -243,7 +236,7 @@ class GloroNet(nn.Module):
         self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype | None, state: State | None
     ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
-        self._check_shape(x)
+        check_batch(x, self.input_shape)
         if state is not None and not isinstance(state, State):
             raise TypeError(f"state is what net.state() gave, not {type(state).__name__}")
         program, head = state or self.state()
@@ -309,15 +302,6 @@ class GloroNet(nn.Module):
         if not x.sum().isfinite() and not x.isfinite().all():
             row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")
-
-    def _check_shape(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
-        if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
-            hint = "; add a batch dimension with x[None]" if tuple(x.shape) == self.input_shape else ""
-            raise ValueError(
-                f"inputs must have shape (batch, {', '.join(map(str, self.input_shape))}), not {tuple(x.shape)}{hint}"
-            )
 
 
 def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:

@@ -1,6 +1,8 @@
 """Small dense networks, and what every method that certifies a ball must do with them."""
 
 import math
+import threading
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -19,6 +21,26 @@ def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
         for weight in layers[-2].parameters():
             torch.nn.init.normal_(weight, std=scale)
     return torch.nn.Sequential(*layers[:-1])
+
+
+@contextmanager
+def another_thread_sets(weight):
+    """While this is open, a thread sets `weight`, (2, 1), to (1, -1) and to (100, -100) in turn, as one that trains would."""
+    states, stop = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)], threading.Event()
+    weight.data.copy_(states[0])
+
+    def change():
+        while not stop.is_set():
+            for state in states:
+                weight.data.copy_(state)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def radii_are_below_the_exact_ones(certify):

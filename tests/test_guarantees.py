@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
+from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
 from gloro_lite.experiments import guarantees
@@ -39,7 +40,7 @@ def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     net, images = case()
     monkeypatch.setattr(guarantees, "OUTPUT", tmp_path / "guarantees.json")
     monkeypatch.setattr(guarantees.stored, "load", lambda run: net)
-    monkeypatch.setattr(guarantees.benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     for run in ("mnist-1.58/seed-0", "mnist-0.3/seed-0"):
         assert guarantees.main([run]) == 0
     written = json.loads((tmp_path / "guarantees.json").read_text())

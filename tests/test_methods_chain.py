@@ -1,10 +1,10 @@
 """What the bounds along a chain of layers must see of a network, whatever they bound: shared layers, hooks, training mode."""
 
 import math
-import threading
 
 import pytest
 import torch
+from small_networks import another_thread_sets
 from torch import nn
 
 from gloro_lite import GloroNet, MismatchError, NetworkError
@@ -166,24 +166,10 @@ def test_certificates_are_of_one_state_while_another_thread_trains(method):
     network = nn.Sequential(layer)
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([-5.0, 5.0]))
-    stop = threading.Event()
-    states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
-    layer.weight.data.copy_(states[0])
-
-    def train():
-        while not stop.is_set():
-            for state in states:
-                layer.weight.data.copy_(state)
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
+    with another_thread_sets(layer.weight):
         for _ in range(40):
             c = CERTIFY[method](network, (1,), torch.ones(1, 1))
             assert c.radius.item() <= (0.95 if c.prediction.item() == 0 else 4.0) * (1 + 1e-9)
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("method", CERTIFY)

@@ -3,10 +3,10 @@
 import copy
 import math
 import pickle
-import threading
 
 import pytest
 import torch
+from small_networks import another_thread_sets
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, UnknownLayerError, evaluate, export, serialization
@@ -239,25 +239,11 @@ def test_layers_that_share_weights_are_saved_and_read(tmp_path, shared):
 
 def test_what_is_exported_is_what_was_bounded_while_another_thread_trains():
     net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 0.1).eval()
-    states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
-    net.head.weight.data.copy_(states[0])
-    stop = threading.Event()
-
-    def train():
-        while not stop.is_set():
-            for state in states:
-                net.head.weight.data.copy_(state)
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
+    with another_thread_sets(net.head.weight):
         for _ in range(60):
             frozen = export.freeze(net)
             weight = frozen.network[0].weight
             assert frozen.constants[0, 1].item() == pytest.approx((weight[0] - weight[1]).abs().item(), rel=1e-6)
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_net_that_computes_other_logits_than_its_network_is_noticed():
@@ -514,7 +500,7 @@ def test_sites_take_inputs_in_their_shape_and_units():
         use(x)
         with pytest.raises(TypeError, match=r"not torch\.uint8: x\.float\(\) / 255, say"):
             use((255 * x).to(torch.uint8))
-        with pytest.raises(ValueError, match=r"must have the shape \(batch, 1, 4, 4\), not \(3, 4, 4, 1\)"):
+        with pytest.raises(ValueError, match=r"must have shape \(batch, 1, 4, 4\), not \(3, 4, 4, 1\)"):
             use(x.permute(0, 2, 3, 1))
         with pytest.raises(ValueError, match=r"add a batch dimension with x\[None\]"):
             use(x[0])

@@ -4,11 +4,11 @@ import copy
 import io
 import math
 import pickle
-import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import another_thread_sets
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -387,24 +387,11 @@ def test_certificates_are_of_one_state_while_another_thread_changes_the_weights(
     """Weights (g, -g) and biases (-50, 50) at x = 1: g = 1 gives class 1 and radius 49, g = 100 class 0 and radius 0.5."""
     net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 5.0).eval()
     net.head.bias.data = torch.tensor([-50.0, 50.0])
-    states = [torch.tensor([[g], [-g]]) for g in (1.0, 100.0)]
-    net.head.weight.data.copy_(states[0])
-    x, stop = torch.ones(1, 1), threading.Event()
-
-    def change():
-        while not stop.is_set():
-            for state in states:
-                net.head.weight.data.copy_(state)
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
+    x = torch.ones(1, 1)
+    with another_thread_sets(net.head.weight):
         for _ in range(100):
             c = net.certify(x)
             assert not (c.prediction == 0 and c.radius > 1) and not (c.prediction == 1 and c.radius > 49.1)
-    finally:
-        stop.set()
-        thread.join()
 
 
 # ---- transforms ------------------------------------------------------------------------------------------------------------

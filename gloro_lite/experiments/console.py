@@ -1,4 +1,4 @@
-"""What the commands beside `train` share: the option --data, and errors as one line."""
+"""What the experiments' commands share: the option --data, test images, and errors as one line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import functools
 import sys
 from collections.abc import Callable
 
-from gloro_lite.datasets.benchmarks import DataError
+from gloro_lite.datasets import benchmarks
+from gloro_lite.datasets.benchmarks import DataError, Images
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Declare --data, which `gloro_lite.datasets.benchmarks.load` takes."""
     parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+
+
+def test_images(folder: str | None) -> Callable[[str], Images]:
+    """What gives the test split of a data set, read once for runs of the same one in a row; `folder`: see `add_data`."""
+    return functools.lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, folder).test)
 
 
 def reports_errors(main: Callable[..., int]) -> Callable[..., int]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import lru_cache
 
 import torch
 
 from gloro_lite import stored
 from gloro_lite.certificate import certified_radius
-from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments.console import add_data, reports_errors
+from gloro_lite.experiments.console import add_data, reports_errors, test_images
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_data(parser)
     options = parser.parse_args(arguments)
-    load = lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, options.data).test)
+    load = test_images(options.data)
     for run in options.runs or stored.runs():
         row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
         print(run, row, flush=True)

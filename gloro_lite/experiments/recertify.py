@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import lru_cache
 
 from gloro_lite import stored
-from gloro_lite.datasets import benchmarks
-from gloro_lite.experiments.console import add_data, reports_errors
+from gloro_lite.experiments.console import add_data, reports_errors, test_images
 from gloro_lite.train import results
 
 
@@ -23,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_data(parser)
     options = parser.parse_args(arguments)
-    load = lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, options.data).test)
+    load = test_images(options.data)
     for run in options.runs or stored.runs():
         folder = stored.folder(run)
         before = results.read(folder / "result.json")

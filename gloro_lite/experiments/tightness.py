@@ -26,8 +26,7 @@ from gloro_lite import stored
 from gloro_lite.attacks import pgd
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
-from gloro_lite.datasets import benchmarks
-from gloro_lite.experiments.console import add_data, reports_errors
+from gloro_lite.experiments.console import add_data, reports_errors, test_images
 from gloro_lite.files import home, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
 from gloro_lite.precision import exact_float32
@@ -265,13 +264,13 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     options = parser.parse_args(arguments)
     exact_float32()
-    how = Search()
+    how, load = Search(), test_images(options.data)
     for run in options.runs or stored.names():
         name = run if "/" in run else f"{run}/seed-0"
         if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
             print(f"{name}: in {OUTPUT.name} already")
             continue
-        test = benchmarks.load(stored.record(name)["settings"]["dataset"], options.data).test
+        test = load(stored.record(name)["settings"]["dataset"])
         entry = measure(name, test.x.float() / 255, test.y, how)
         nets = _read()["nets"] | {name: entry}  # read anew: another process may have added to it
         write({"nets": dict(sorted(nets.items()))}, OUTPUT)

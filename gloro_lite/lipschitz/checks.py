@@ -74,6 +74,10 @@ def _replaced_method(cls: type) -> str:
 _RANDOM = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
+COMPILED = "it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)"
+"""Why a module that torch.compile has made is refused."""
+
+
 def is_random(module: nn.Module) -> bool:
     """Whether a layer of PyTorch is no function of its input alone, as it is now: dropout and batch norm in training mode."""
     return module.training and isinstance(module, _RANDOM)
@@ -105,7 +109,7 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
     cls = layer_type(module)
     for attribute in vars(module):
         if attribute == "forward" and getattr(module.forward, "_torchdynamo_orig_callable", None) is not None:
-            refuse("it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)")
+            refuse(COMPILED)
         if callable(getattr(cls, attribute, None)):
             refuse(f"its method {attribute!r} was replaced on this instance: give the layer a class of its own, with a bound")
     if known:
@@ -168,6 +172,20 @@ def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
     if any(side < 0 for side in shape):
         raise ValueError(f"{meaning}; not {shape}")
     return shape
+
+
+def check_tensor(x: object) -> None:
+    """Raise TypeError for inputs that are no tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
+
+
+def check_batch(x: Tensor, input_shape: tuple[int, ...]) -> None:
+    """Raise TypeError for inputs that are no tensor, ValueError for another shape than ``(batch, *input_shape)``."""
+    check_tensor(x)
+    if x.dim() != len(input_shape) + 1 or tuple(x.shape[1:]) != input_shape:
+        hint = "; add a batch dimension with x[None]" if tuple(x.shape) == input_shape else ""
+        raise ValueError(f"inputs must have shape (batch, {', '.join(map(str, input_shape))}), not {tuple(x.shape)}{hint}")
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

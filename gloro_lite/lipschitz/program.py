@@ -245,17 +245,15 @@ class Program:
         """
         constants = self._constants(dtype, deployed)
         # Convolutions see parts of a batch that fit into the processor's cache; a dense layer's matrix is then read once for all.
-        first = max((k + 1 for k, node in enumerate(nodes) if _windows(node)), default=0)
+        windows = [_windows(node) for node in nodes]
+        first = max((k + 1 for k, count in enumerate(windows) if count), default=0)
+        size = max(1, _BYTES // (8 * max(windows))) if first and dtype == torch.float64 else 4096
         with torch.autocast(x.device.type, enabled=False):
-            parts = x.split(self._chunk(nodes[:first], dtype))
+            parts = x.split(size)
             track = _joined([_follow(nodes[:first], _start(part, dtype, constants), constants) for part in parts])
             track = _follow(nodes[first:], track, constants)
         deviation = track.deployed or Deviation(torch.zeros_like(track.own), 0.0)
         return Result(track.value, track.length, track.lipschitz, track.own, deviation.at, deviation.slope, *track.largest)
-
-    def _chunk(self, nodes: list[Node], dtype: torch.dtype) -> int:
-        windows = [count for node in nodes for count in _windows(node)]
-        return max(1, _BYTES // (8 * max(windows))) if windows and dtype == torch.float64 else 4096
 
     def compare(self, x: Tensor, logits: Tensor, tolerance: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> None:
         """Run a network on some of the inputs x, see `few`, and compare with the program's logits, (batch, ...).
@@ -282,13 +280,10 @@ class Program:
         )
 
 
-def _windows(node: Node) -> list[int]:
-    """The numbers in the windows of an image that each of a node's convolutions multiplies."""
-    return [
-        math.prod((*leaf.output_shape[1:], *leaf.kernel, leaf.layer.in_channels))
-        for leaf in node.leaves()
-        if isinstance(leaf, Convolution)
-    ]
+def _windows(node: Node) -> int:
+    """How many numbers the windows of an image hold that a convolution of the node multiplies, at most; 0 where there is none."""
+    convolutions = (leaf for leaf in node.leaves() if isinstance(leaf, Convolution))
+    return max((math.prod((*c.output_shape[1:], *c.kernel, c.layer.in_channels)) for c in convolutions), default=0)
 
 
 def _start(x: Tensor, dtype: torch.dtype, constants: Constants) -> Track:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Residual
 from gloro_lite.lipschitz.affine import AFFINE
-from gloro_lite.lipschitz.checks import check_global_hooks, check_module, check_shape, layer_type, own_tensors, remember
+from gloro_lite.lipschitz.checks import COMPILED, check_global_hooks, check_module, check_shape, layer_type, own_tensors, remember
 from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Norms, Rounding, Sequence, Shape, Sum
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
@@ -108,6 +108,15 @@ def _described(output: object) -> str:
     return f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
+def named_layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    """The layers of nested nn.Sequential in order, with their dotted names."""
+    if type(module) is not nn.Sequential or registered(module) is not None:
+        return [(name, module)]
+    # Not named_children, which leaves out a layer that is used twice.
+    children = module._modules.items()
+    return [layer for key, child in children for layer in named_layers(child, f"{name}.{key}" if name else key)]
+
+
 def walk(module: nn.Module, input_shape: Shape, name: str = "", *, trained: bool = False) -> Node:
     """Walk a module at the shape of one input: its node.
 
@@ -189,8 +198,7 @@ def _refuse_unknown(module: nn.Module) -> None:
     if reason is not None:
         raise UnknownLayerError(f"{reason}; use another layer", kind=_kind(module))
     if hasattr(module, "_orig_mod"):
-        reason = "it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)"
-        raise UnknownLayerError(reason, kind=_kind(module))
+        raise UnknownLayerError(COMPILED, kind=_kind(module))
     if isinstance(module, torch.jit.ScriptModule):
         reason = "its code was compiled by torch.jit and cannot be seen: give the module that it was made from"
         raise UnknownLayerError(reason, kind=_kind(module))

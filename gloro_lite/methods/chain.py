@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
-from gloro_lite.lipschitz.checks import check_network, check_shape, layer_type
+from gloro_lite.lipschitz.checks import check_batch, check_network, check_shape, layer_type
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine
 from gloro_lite.lipschitz.program import Program
-from gloro_lite.lipschitz.walk import registered
+from gloro_lite.lipschitz.walk import named_layers, registered
 
 Shape = tuple[int, ...]
 
@@ -118,13 +118,6 @@ class Stage(NamedTuple):
         return z
 
 
-def _layers(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
-    if type(module) is not nn.Sequential:
-        return [(name, module)]
-    # Not named_children, which leaves out a layer that is used twice.
-    return [layer for key, child in module._modules.items() for layer in _layers(child, f"{name}.{key}".lstrip("."))]
-
-
 def stages(network: nn.Module, input_shape: Shape, method: str, activations: dict[type[nn.Module], str | None]) -> list[Stage]:
     """The chain of a network, or an error that says which layer `method` cannot take, and why.
 
@@ -142,7 +135,7 @@ def stages(network: nn.Module, input_shape: Shape, method: str, activations: dic
     check_network(network, registered)
     chain: list[Stage] = []
     shape = check_shape(input_shape)
-    for name, layer in _layers(network):
+    for name, layer in named_layers(network):
         kind = layer_type(layer)
         where = f"layer {name!r}" if name else "the network itself"
         if isinstance(layer, nn.Linear | nn.Conv2d) and kind in (nn.Linear, nn.Conv2d):
@@ -229,11 +222,7 @@ def check_inputs(shape: Shape, x: Tensor) -> Tensor:
 
     Raises TypeError for what is no tensor of floating-point values, ValueError for a wrong shape and values that are not finite.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
-    if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != shape:
-        hint = "; add a batch dimension with x[None]" if tuple(x.shape) == shape else ""
-        raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, shape))}), not {tuple(x.shape)}{hint}")
+    check_batch(x, shape)
     if not x.is_floating_point() or x.layout != torch.strided or x.device.type == "meta":
         raise TypeError(f"inputs must be floating-point numbers, in the units of epsilon; these are {x.dtype} on {x.device}")
     if not x.isfinite().all():

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.evaluate import figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
+from gloro_lite.lipschitz.checks import check_batch
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
 from gloro_lite.voronoi import SiteClassifier, as_tensor, check_sites
 
@@ -60,9 +61,7 @@ class Sites(nn.Module):
             raise TypeError(
                 f"inputs must be floating-point numbers in the units of the sites, not {x.dtype}: x.float() / 255, say"
             )
-        if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != shape:
-            hint = "; add a batch dimension with x[None]" if tuple(x.shape) == shape else ""
-            raise ValueError(f"inputs must have the shape (batch, {', '.join(map(str, shape))}), not {tuple(x.shape)}{hint}")
+        check_batch(x, shape)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

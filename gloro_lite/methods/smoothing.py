@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.fit import minimise
-from gloro_lite.lipschitz.checks import is_random
+from gloro_lite.lipschitz.checks import check_tensor, is_random
 
 _DOWN = 1 - 1e-9
 """Scipy's quantiles are good to about twelve digits; a radius is rounded down by more than that."""
@@ -143,8 +143,7 @@ class Smoothed:
                         f"layer {name or type(part).__name__!r} is in training mode, where what it gives for a noisy copy "
                         "depends on more than that copy: call .eval() first"
                     )
-        if not isinstance(x, Tensor):
-            raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
+        check_tensor(x)
         if not x.is_floating_point() or not x.isfinite().all():
             raise ValueError("inputs must be finite floating-point numbers, in the units of sigma")
         return torch.Generator(device=x.device).manual_seed(self.seed)

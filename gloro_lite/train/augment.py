@@ -40,10 +40,13 @@ AUGMENTATIONS = {
     "digits": Augmentation(rotation=math.radians(8), shift=0.03, zoom=(0.93, 1.07)),
     "cifar10": Augmentation(flip=True, rotation=0.157, zoom=(0.8, 1.0), saturation=(0.5, 1.2), contrast=(0.8, 1.2), noise=0.01),
     "cifar10-light": Augmentation(flip=True, shift=0.06),
+    "cifar10-wide": Augmentation(
+        flip=True, rotation=0.1, shift=0.1, zoom=(0.85, 1.1), saturation=(0.6, 1.4), contrast=(0.8, 1.2)
+    ),
     "tiny-imagenet": Augmentation(flip=True, rotation=math.radians(20), shift=0.2, shear=0.1, zoom=(0.9, 1.1)),
 }
 """By the name that a recipe gives. "cifar10" and "tiny-imagenet" have the ranges of the official scripts of 2021; a run of
-some fifty epochs does not yet overfit, and learns more from less: "cifar10-light"."""
+some fifty epochs does not yet overfit, and learns more from less: "cifar10-light". After 165 it did: "cifar10-wide"."""
 
 
 def augment(x: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:

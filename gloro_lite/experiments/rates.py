@@ -112,6 +112,41 @@ def next_run(runs: list[dict], row: str) -> dict | None:
     return None
 
 
+def curves(runs: list[dict], row: str) -> dict[str, dict[float, float]]:
+    """What the search has seen of a row: by optimizer and rate, the first seed's VRA on the validation split, a fraction."""
+    mine = [each for each in runs if each["row"] == row and each["seed"] == SEEDS[0] and each["epochs"] == ROWS[row].epochs]
+    return {
+        name: dict(sorted((each["rate"], each["validation_vra"]) for each in mine if each["optimizer"] == name))
+        for name in OPTIMIZERS
+    }
+
+
+def summary(runs: list[dict], row: str) -> list[dict]:
+    """A row's optimizers at the best rate of each, and Adam once more for Muon's time.
+
+    Returns: a dict for each: "optimizer", "rate", "epochs", "seconds" of processor time (the mean of the seeds), "vra" and
+        "accuracy" on the validation split (lists, a fraction a seed). Nothing of what has not been trained with every seed.
+    """
+    found = []
+    for name, tried in curves(runs, row).items():
+        rate = best_rate(tried) if tried else None
+        chosen = [each for each in runs if (each["row"], each["optimizer"], each["rate"]) == (row, name, rate)]
+        for epochs in sorted({each["epochs"] for each in chosen}):
+            seeds = [each for each in chosen if each["epochs"] == epochs]
+            if len(seeds) == len(SEEDS):
+                found.append(
+                    {
+                        "optimizer": name,
+                        "rate": rate,
+                        "epochs": epochs,
+                        "seconds": epochs * statistics.mean(each["seconds_per_epoch"] for each in seeds),
+                        "vra": [each["validation_vra"] for each in seeds],
+                        "accuracy": [each["validation_accuracy"] for each in seeds],
+                    }
+                )
+    return found
+
+
 def read(path: Path) -> dict:
     """What `main` has written; nothing of a row whose recipe has been changed since."""
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"recipes": {}, "runs": []}

@@ -37,6 +37,30 @@ def test_the_search_ends_with_a_worse_rate_on_either_side(peak):
         assert sum(each["epochs"] == 20 for each in mine) == (3 if "Adam" in name else 0)
 
 
+def test_the_summary_has_the_best_rate_of_each_and_adam_for_muons_time_once_more():
+    def figure(what):
+        return 0.9 - abs(what["rate"] - 1e-2) - 0.01 * what["seed"] + 0.001 * what["epochs"]
+
+    runs = train_all(figure, lambda what: 3.0 if "Muon" in what["optimizer"] else 1.5)
+    runs = [{**each, "validation_accuracy": each["validation_vra"] + 0.02} for each in runs]
+    rows = rates.summary(runs, "mnist-0.3")
+    assert [(each["optimizer"], each["epochs"]) for each in rows] == [
+        *(("Muon, on the sphere", 10), ("Muon, free", 10)),
+        *(("Adam, on the sphere", 10), ("Adam, on the sphere", 20), ("Adam, free", 10), ("Adam, free", 20)),
+    ]
+    for each in rows:
+        assert each["rate"] == pytest.approx(1e-2, rel=0.2) and each["seconds"] == (15 if each in (rows[2], rows[4]) else 30)
+        assert each["vra"] == pytest.approx(
+            [0.9 - 0.01 * seed - abs(each["rate"] - 1e-2) + 0.001 * each["epochs"] for seed in range(3)]
+        )
+        assert each["accuracy"] == pytest.approx([vra + 0.02 for vra in each["vra"]])
+        tried = rates.curves(runs, "mnist-0.3")[each["optimizer"]]
+        assert list(tried) == sorted(tried) and rates.best_rate(tried) == each["rate"] and len(tried) >= 3
+    # A search that has been interrupted shows nothing by halves.
+    assert rates.summary([each for each in runs if each["seed"] < 2], "mnist-0.3") == []
+    assert rates.summary(runs, "cifar10") == []
+
+
 def test_times_that_move_do_not_change_what_has_been_planned():
     count = iter(range(1000))
     runs = train_all(lambda what: -abs(what["rate"] - 5e-3), lambda what: 1.0 + next(count))

@@ -32,9 +32,9 @@ OUTPUT = home() / "rates.json"
 ROWS = {
     "mnist-0.3": dataclasses.replace(find("mnist-0.3"), epochs=10),
     "mnist-1.58": dataclasses.replace(ablations.BASE, name="mnist-1.58", power_iterations=5),
-    "cifar10": dataclasses.replace(find("cifar10-first"), name="cifar10", epochs=4),
+    "cifar10": dataclasses.replace(find("cifar10-first"), name="cifar10", network="2C2F", epochs=10),
 }
-"""What is trained: short runs of our recipes, on MNIST with the small 2C2F at either epsilon."""
+"""What is trained: short runs of our recipes, with the small 2C2F in every row, so that all rates can be tried."""
 
 OPTIMIZERS = {
     "Muon, on the sphere": ({}, (3e-3, 1e-2, 3e-2)),
@@ -110,6 +110,41 @@ def next_run(runs: list[dict], row: str) -> dict | None:
         if not any(all(known[key] == value for key, value in each.items()) for known in done):
             return {"row": row, **each}
     return None
+
+
+def curves(runs: list[dict], row: str) -> dict[str, dict[float, float]]:
+    """What the search has seen of a row: by optimizer and rate, the first seed's VRA on the validation split, a fraction."""
+    mine = [each for each in runs if each["row"] == row and each["seed"] == SEEDS[0] and each["epochs"] == ROWS[row].epochs]
+    return {
+        name: dict(sorted((each["rate"], each["validation_vra"]) for each in mine if each["optimizer"] == name))
+        for name in OPTIMIZERS
+    }
+
+
+def summary(runs: list[dict], row: str) -> list[dict]:
+    """A row's optimizers at the best rate of each, and Adam once more for Muon's time.
+
+    Returns: a dict for each: "optimizer", "rate", "epochs", "seconds" of processor time (the mean of the seeds), "vra" and
+        "accuracy" on the validation split (lists, a fraction a seed). Nothing of what has not been trained with every seed.
+    """
+    found = []
+    for name, tried in curves(runs, row).items():
+        rate = best_rate(tried) if tried else None
+        chosen = [each for each in runs if (each["row"], each["optimizer"], each["rate"]) == (row, name, rate)]
+        for epochs in sorted({each["epochs"] for each in chosen}):
+            seeds = [each for each in chosen if each["epochs"] == epochs]
+            if len(seeds) == len(SEEDS):
+                found.append(
+                    {
+                        "optimizer": name,
+                        "rate": rate,
+                        "epochs": epochs,
+                        "seconds": epochs * statistics.mean(each["seconds_per_epoch"] for each in seeds),
+                        "vra": [each["validation_vra"] for each in seeds],
+                        "accuracy": [each["validation_accuracy"] for each in seeds],
+                    }
+                )
+    return found
 
 
 def read(path: Path) -> dict:

@@ -46,7 +46,7 @@ AUGMENTATIONS = {
     "tiny-imagenet": Augmentation(flip=True, rotation=math.radians(20), shift=0.2, shear=0.1, zoom=(0.9, 1.1)),
 }
 """By the name that a recipe gives. "cifar10" and "tiny-imagenet" have the ranges of the official scripts of 2021; a run of
-some fifty epochs does not yet overfit, and learns more from less: "cifar10-light". After 165 it did: "cifar10-wide"."""
+some fifty epochs does not yet overfit, and learns more from less: "cifar10-light". "cifar10-wide" is for longer ones."""
 
 
 def augment(x: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:

@@ -249,8 +249,7 @@ _CIFAR_FOURTH = dataclasses.replace(
     augmentation="cifar10-wide",
     epochs=70,
 )
-"""The third stage certified two thirds of its training images and little more than half of the validation split: from here on the
-images vary more."""
+"""Against overfitting the images vary more from here on."""
 
 _TINY_HALF = dataclasses.replace(_CIFAR_FIRST, name="tiny-imagenet-half", dataset="tiny-imagenet", network="8C2F-half", epochs=9)
 """What two cores can do in a sitting: 8C2F at half the resolution, certified at the epsilon of the whole image."""

@@ -81,6 +81,8 @@ def folder(run: str | Path) -> Path:
                 return root / stored
     path = Path(name).expanduser()
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
+    if name and not path.is_dir() and (seeds := sorted(found.name for found in (CHECKOUT / name).glob("seed-*"))):
+        raise FileNotFoundError(f"{name!r} is a folder of runs, one a seed: name one, {name}/{seeds[0]} say")
     if not name or not path.is_dir():
         raise FileNotFoundError(
             f"there is no stored net and no folder {name!r}. Stored here: {', '.join(names()) or 'none'}. Others are in "

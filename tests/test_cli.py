@@ -202,6 +202,8 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     "arguments, message",
     [
         (["certify", "mnist-0.4", "--images", "x"], "no stored net and no folder 'mnist-0.4'. Stored here: "),
+        (["certify", "lmt/mnist-0.3", "--images", "x"], "one a seed: name one, lmt/mnist-0.3/seed-0 say"),
+        (["compare", "mnist-0.3", "--plot", "no/such/plot.png"], "does not exist: make it first"),
         (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
         (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
         (["compare", "mnist-0.3", "mnist-1.58"], "different epsilons (mnist-0.3: 0.3, mnist-1.58: 1.58)"),

@@ -14,9 +14,9 @@ import torch
 
 from gloro_lite import stored
 from gloro_lite.certificate import certified_radius
+from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments.console import add_data, reports_errors, test_images
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine

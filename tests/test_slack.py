@@ -172,6 +172,16 @@ def test_the_root_of_an_eigenvalue_is_rounded_up(monkeypatch):
             assert Q(proof(operator)) ** 2 >= Q(eigenvalue)
 
 
+def test_the_entries_of_a_pool_s_gram_matrix_are_sums_over_its_whole_window(monkeypatch):
+    errors = []
+    monkeypatch.setattr(norms, "_proven_eigenvalue", lambda top, is_below, size, band, trace, error: errors.append(error) or 1.0)
+    monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
+    operator = linear_operator(nn.AdaptiveAvgPool2d(1), (1, 40, 40))
+    norms.unrolled_norm(operator)
+    # Where there are no weights they count as 1, and are halved.
+    assert errors[0] >= 1600 * 2.0**-20 * operator.matrix().square().sum().item() / 4
+
+
 # ---- the last layer --------------------------------------------------------------------------------------------------------
 
 

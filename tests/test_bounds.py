@@ -364,8 +364,9 @@ def test_limits_are_the_largest_that_are_proven(monkeypatch):
         monkeypatch.setattr(norms, "BANDED_LIMIT", gram.cost - cost)
         monkeypatch.setattr(norms, "BANDED_ROWS", gram.size - rows)
         assert (banded_norm in norms._proofs(operator)) == fit
-    # Of tokens on several axes it is the matrix that counts, and a diagonal is no matrix.
     monkeypatch.undo()
+    assert banded_norm in norms._proofs(linear_operator(nn.Conv2d(2, 2, 3, padding=1), (2, 100, 100)))
+    # Of tokens on several axes it is the matrix that counts, and a diagonal is no matrix.
     assert walk(nn.Linear(4, 4), (3, 5000, 4)).core().input_shape == (4,)
     assert walk(Normalize([0.5, 0.5], [0.5, 0.5]), (2, 80, 80)).output_shape == (2, 80, 80)
 

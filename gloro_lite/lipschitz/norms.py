@@ -139,17 +139,15 @@ def unrolled_norm(operator: Affine) -> Upper:
     absolute = maps(operator.absolute())[0] if sums else None
     gram = torch.empty(size, size, dtype=torch.float64)
     squares = 0.0
-    scale = 0.0
+    # A power of two that brings the weights near 1: their squares neither under- nor overflow.
+    scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights()), default=1.0))
     chunk = max(1, _ENTRIES // max(rows, columns))
     for start in range(0, size, chunk):
         stop = min(start + chunk, size)
         basis = torch.zeros(stop - start, size, dtype=torch.float64)
         basis[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
         basis = basis.view(-1, *shape)
-        image = there(basis)
-        if not scale:  # a power of two that brings the weights near 1: their squares neither under- nor overflow
-            scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights()), default=1.0))
-        image = image * scale
+        image = there(basis) * scale
         largest = image if absolute is None else absolute(basis) * scale
         squares += largest.square().sum().item()
         gram[start:stop] = back(image).reshape(stop - start, size) * scale
@@ -158,7 +156,7 @@ def unrolled_norm(operator: Affine) -> Upper:
     error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
     if composed:  # what underflows on the way is stretched by the parts behind it, there and back, and by the scale
         error = error + DOUBLE.tiny * size * size * operator.terms * 2.0 ** (4 * _SPAN_LIMIT)
-    return raised(math.sqrt(_largest_eigenvalue(gram, error))) * (1 / scale if scale else 1.0)
+    return raised(math.sqrt(_largest_eigenvalue(gram, error))) * (1 / scale)
 
 
 def banded_norm(operator: Convolution) -> Upper:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_lite import GloroNet, net
+from gloro_lite import GloroNet, Residual, net
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.lipschitz import affine, linear_operator, nodes, norms, program
+from gloro_lite.lipschitz.banded import BandedGram
 from gloro_lite.lipschitz.nodes import Deviation, Node, Rounding, Sum, Track
 from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up
 from gloro_lite.lipschitz.walk import walk
@@ -104,8 +105,6 @@ def test_what_a_sum_makes_of_errors_is_rounded_up(unit):
 
 def test_the_sum_of_two_paths_without_a_layer_is_twice_as_large():
     """Such a path counts its input once, whatever layers count: the sum is larger than all that came before it."""
-    from gloro_lite import Residual
-
     made = program.Program(nn.Sequential(Residual(nn.Sequential(), nn.Sequential()), nn.Linear(2, 2)), (2,))
     result = made.run(torch.tensor([[3.0, 4.0]]), made.nodes[:1], deployed=torch.float32)
     assert result.value.tolist() == [[6, 8]] and result.largest >= 10 and result.growth >= 2
@@ -172,14 +171,33 @@ def test_the_root_of_an_eigenvalue_is_rounded_up(monkeypatch):
             assert Q(proof(operator)) ** 2 >= Q(eigenvalue)
 
 
-def test_the_entries_of_a_pool_s_gram_matrix_are_sums_over_its_whole_window(monkeypatch):
-    errors = []
+def test_the_entries_of_a_gram_matrix_are_sums_of_few_products_or_many(monkeypatch):
+    """Of a single one, and of a whole image: of n, they err by gamma_n."""
+    errors, double = [], Format(2.0**-20, 2.0**-60, math.inf)
     monkeypatch.setattr(norms, "_proven_eigenvalue", lambda top, is_below, size, band, trace, error: errors.append(error) or 1.0)
-    monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
-    operator = linear_operator(nn.AdaptiveAvgPool2d(1), (1, 40, 40))
-    norms.unrolled_norm(operator)
-    # Where there are no weights they count as 1, and are halved.
-    assert errors[0] >= 1600 * 2.0**-20 * operator.matrix().square().sum().item() / 4
+    monkeypatch.setattr(norms, "DOUBLE", double)
+    for layer, shape, proof, terms in (
+        (nn.AdaptiveAvgPool2d(1), (1, 40, 40), norms.unrolled_norm, 1600),
+        (nn.Linear(1, 1), (1,), norms.unrolled_norm, 1),
+        (nn.Conv2d(1, 1, 1), (1, 3, 3), norms.banded_norm, 1),
+    ):
+        for weight in layer.parameters():
+            nn.init.ones_(weight)
+        operator = linear_operator(layer.double(), shape)
+        proof(operator)
+        # Weights of 1 are halved, and where there are none they count as 1.
+        assert errors.pop() >= terms * double.unit * operator.matrix().square().sum().item() / 4
+
+
+@pytest.mark.parametrize(("pivots", "failed"), [([1.0, 0.0, 2.0], 0), ([1.0, math.nan, 2.0], 0), ([1.0, 1.0, 2.0], 2)])
+def test_a_factorisation_that_fails_in_any_way_proves_nothing(monkeypatch, pivots, failed):
+    """It may say so, or leave a pivot that is not positive or no number."""
+    layer = nn.Conv2d(1, 1, 3, padding=1).double()
+    gram = BandedGram(linear_operator(layer, (1, 3, 3)))
+    assert gram.is_below(100.0)
+    found = torch.diag(torch.tensor(pivots, dtype=torch.float64)), torch.tensor(failed)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda m: found)
+    assert not gram.is_below(100.0)
 
 
 # ---- the last layer --------------------------------------------------------------------------------------------------------

@@ -324,6 +324,12 @@ def test_a_composed_operator_is_bounded_where_products_of_its_weights_leave_floa
     operator = linear_operator(nn.Sequential(*(ones(weight) for weight in (2.0**-600, 2.0**-600, *[2.0**199] * 7))), (1,))
     assert 2.0**193 <= operator_norm(operator) < math.inf
     assert upper_bound(Residual(nn.Sequential(ones(2.0**-600), ones(2.0**600))), (1,)) == pytest.approx(2)
+    # Where one of two numbers keeps its size, and the other's square is no float64.
+    parts = ones(1.0, 2), ones(1.0, 2)
+    with torch.no_grad():
+        for part in parts:
+            part.weight.copy_(torch.diag(torch.tensor([1.0, 2.0**400], dtype=torch.float64)))
+    assert 2.0**800 <= operator_norm(linear_operator(nn.Sequential(*parts), (2,))) <= 2.0**800 * (1 + 1e-6)
 
 
 def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_lite import GloroNet, Residual, net
+from gloro_lite import GloroNet, NetworkError, Normalize, Residual, net
 from gloro_lite.certificate import check_epsilon
-from gloro_lite.lipschitz import affine, linear_operator, nodes, norms, program
+from gloro_lite.lipschitz import affine, layer_bound, linear_operator, nodes, norms, program
 from gloro_lite.lipschitz.banded import BandedGram
 from gloro_lite.lipschitz.nodes import Deviation, Node, Rounding, Sum, Track
 from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up
@@ -299,3 +299,35 @@ def test_float64_is_asked_where_float32_s_rounding_alone_hides_a_label(monkeypat
     for share in (0.01, 0.5, 0.99):
         epsilon = coarse + share * (fine - coarse)
         assert made.certify(x, epsilon, dtype=None).label.tolist() == made.certify(x, epsilon).label.tolist() == [0]
+
+
+def test_one_channel_that_is_divided_by_zero_is_enough():
+    normal, norm = Normalize([0.0, 0.0], [1.0, 1.0]), nn.BatchNorm1d(2, eps=0.0).eval()
+    for layer, buffer in ((normal, normal.std), (norm, norm.running_var)):
+        assert walk(layer, (2,)).output_shape == (2,)
+        buffer[1] = 0.0
+        with pytest.raises(NetworkError, match=r"divided|divides"):
+            walk(layer, (2,))
+
+
+class Wrapped(nn.Module):
+    """A layer of one's own that is made of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_layer_of_one_s_own_is_in_eval_mode_in_all_its_parts():
+    layer_bound.register(Wrapped, lambda layer, shape: 1.0)
+    wrapped = Wrapped()
+    made, x = GloroNet(nn.Sequential(wrapped, nn.Linear(2, 2)), (2,), 0.1).eval(), torch.rand(1, 2)
+    assert made.certify(x).label.shape == (1,)
+    for part in (wrapped, wrapped.inner):
+        made.eval()
+        part.training = True
+        with pytest.raises(NetworkError, match="training mode"):
+            made.certify(x)

@@ -310,6 +310,17 @@ def test_one_channel_that_is_divided_by_zero_is_enough():
             walk(layer, (2,))
 
 
+def test_weights_that_are_plain_attributes_are_looked_at_and_what_one_s_own_layer_keeps_is_its_affair():
+    layer, own = nn.Linear(2, 2), Wrapped()
+    layer_bound.register(Wrapped, lambda layer, shape: 1.0)
+    weight = layer.weight.detach().double()
+    del layer.weight
+    layer.weight, own.kept = weight, torch.zeros(1, dtype=torch.float64)
+    assert program.Program(nn.Sequential(own, nn.Linear(2, 2)).eval(), (2,)).bound() > 0
+    with pytest.raises(NetworkError, match="several types"):
+        program.Program(nn.Sequential(layer, nn.Linear(2, 2)).eval(), (2,))
+
+
 class Wrapped(nn.Module):
     """A layer of one's own that is made of another."""
 

@@ -362,9 +362,7 @@ def _pass(
 
 def _logit_errors(features: Result, head: Head, number: Format) -> Tensor:
     """How far each logit, computed in `number`, may be off, (batch, classes)."""
-    return features.own[:, None] * head.lengths + _head_errors(
-        features.length + features.own, head, number, features.value.shape[1]
-    )
+    return features.own[:, None] * head.lengths + _head_errors(features.length, head, number, features.value.shape[1])
 
 
 def _head_errors(length: Tensor, head: Head, number: Format, count: int) -> Tensor:
@@ -388,7 +386,7 @@ def _margin_errors(
     def pairs(each: Tensor) -> Tensor:
         return each + each.gather(1, predicted[:, None])
 
-    error = (distances * features.own[:, None] + pairs(_head_errors(features.length + features.own, head, own, count))) * up
+    error = (distances * features.own[:, None] + pairs(_head_errors(features.length, head, own, count))) * up
     if deployed is None:
         return error, 0.0
     error = (

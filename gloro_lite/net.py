@@ -423,5 +423,6 @@ def _agreeing(logits: Tensor, bottom: Tensor, proven: Certificate, dtype: torch.
         winner = proven.prediction.where(certified & finite, logits.shape[1])[:, None]
         rival = outputs.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
         needed = torch.nextafter(rival, torch.full_like(rival, torch.inf))
-        short = (needed - outputs.gather(1, winner)).clamp_min(0)
-    return outputs.scatter_add(1, winner, short)
+    own = outputs.gather(1, winner)
+    # The difference is 0 and carries the gradient: what is missing, added, would be rounded.
+    return outputs.scatter(1, winner, torch.maximum(own.detach(), needed) + (own - own.detach()))

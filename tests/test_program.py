@@ -447,6 +447,22 @@ def test_eval_mode_says_what_certify_says():
     assert torch.equal(outputs.argmax(1), c.label.where(c.label >= 0, 3))
 
 
+def test_eval_mode_says_bottom_where_bottom_s_own_logit_is_far_below():
+    """Rounding is larger than a margin of ten million here, and bottom has to rise by more than float32 can add at once."""
+    network = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2))
+    body, head = network
+    with torch.no_grad():
+        body.weight.fill_(1)
+        body.bias.fill_(2.0**80)
+        head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        for gap in (1e7, 3e7, 1e8):
+            head.bias.copy_(torch.tensor([-(2.0**80), -gap]))
+            net = GloroNet(network, (1,), 0.3).eval()
+            x = torch.linspace(0, 2, 5)[:, None]
+            assert net.certify(x).label.tolist() == [-1] * 5
+            assert net(x).argmax(1).tolist() == [2] * 5
+
+
 def test_gradients_flow_through_a_net_in_eval_mode():
     net = two_layers()
     x = torch.randn(3, 2, requires_grad=True)

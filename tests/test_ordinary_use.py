@@ -3,7 +3,9 @@
 import copy
 import math
 import pickle
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from small_networks import another_thread_sets
@@ -450,10 +452,25 @@ def test_a_state_comes_from_a_net():
         dense().certify(torch.zeros(1, 4), state=3)
 
 
-@pytest.mark.parametrize("epsilon", [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a"])
+@pytest.mark.parametrize(
+    "epsilon",
+    [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a", "0.3", b"1", True, np.bool_(True), torch.tensor([True])],
+)
 def test_an_epsilon_is_a_number(epsilon):
     with pytest.raises(TypeError, match="epsilon must be a number, not"):
         check_epsilon(epsilon)
+
+
+@pytest.mark.parametrize(
+    "epsilon", [10**400, Fraction(10**400), Fraction(1, 10**400), -(10**400)], ids=lambda e: type(e).__name__
+)
+def test_an_epsilon_is_no_larger_or_smaller_than_a_float(epsilon):
+    with pytest.raises(ValueError, match="finite number greater than 0"):
+        check_epsilon(epsilon)
+
+
+def test_an_epsilon_may_have_a_gradient():
+    assert check_epsilon(torch.tensor([0.5], requires_grad=True)) == 0.5
 
 
 def test_an_operator_is_needed():

@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _VariableFunctions as _C
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from gloro_lite.lipschitz.errors import NetworkError
 
@@ -41,6 +45,31 @@ def remember(cls: type) -> None:
     for parent in cls.__mro__[:-1]:
         _ORIGINALS.setdefault(parent, _methods(parent))
         _UNTOUCHED.setdefault(parent, dict(vars(parent)))
+
+
+_FUNCTIONS = {
+    home: {name: value for name, value in vars(home).items() if callable(value) and (home is F or hasattr(_C, name))}
+    for home in (F, torch)
+}
+"""The functions that layers and their nodes are made of, as they were when this package was imported."""
+
+
+def check_process() -> None:
+    """Raise NetworkError where something makes every network of this process, or all that this thread computes, another one."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
+    for home, functions in _FUNCTIONS.items():
+        if list(map(vars(home).get, functions)) != list(functions.values()):
+            name = next(name for name, function in functions.items() if vars(home).get(name) is not function)
+            raise NetworkError(
+                f"the function {home.__name__}.{name} was replaced after gloro_lite was imported: certificates need the original"
+            )
+    for mode in (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()):
+        # PyTorch's own set the device of new tensors, count operations and the like.
+        if not type(mode).__module__.startswith("torch."):
+            raise NetworkError(
+                f"a mode is active, {type(mode).__name__}, that may change what PyTorch computes: leave it before certifying"
+            )
 
 
 def layer_type(module: nn.Module) -> type:
@@ -147,19 +176,13 @@ def check_network(network: nn.Module, registered: Callable[[nn.Module], object])
     Args:
         registered: tells whether a module's type has a registered bound (not None).
     """
-    check_global_hooks()
+    check_process()
     own_affair: list[str] = []
     for name, module in network.named_modules():
         known = registered(module) is None and not any(name.startswith(prefix) for prefix in own_affair)
         if not known:
             own_affair.append(f"{name}." if name else "")
         check_module(module, name, known=known)
-
-
-def check_global_hooks() -> None:
-    """Raise NetworkError where hooks are registered for all modules."""
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
 
 
 def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Residual
 from gloro_lite.lipschitz.affine import AFFINE
-from gloro_lite.lipschitz.checks import COMPILED, check_global_hooks, check_module, check_shape, layer_type, own_tensors, remember
+from gloro_lite.lipschitz.checks import COMPILED, check_module, check_process, check_shape, layer_type, own_tensors, remember
 from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Norms, Rounding, Sequence, Shape, Sum
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
@@ -125,7 +125,7 @@ def walk(module: nn.Module, input_shape: Shape, name: str = "", *, trained: bool
 
     Raises NetworkError, or UnknownLayerError, with the layer's dotted name, for what cannot be bounded.
     """
-    check_global_hooks()
+    check_process()
     return _walk(module, check_shape(input_shape), name, (), trained)
 
 

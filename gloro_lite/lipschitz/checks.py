@@ -7,6 +7,7 @@ make a module compute something else; they are refused, since their effect canno
 from __future__ import annotations
 
 import operator
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -183,6 +184,8 @@ def check_network(network: nn.Module, registered: Callable[[nn.Module], object])
         if not known:
             own_affair.append(f"{name}." if name else "")
         check_module(module, name, known=known)
+    for name, tensor in floating_tensors(network, registered):
+        check_flushing(tensor, f"the numbers of {name}")
 
 
 def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
@@ -201,6 +204,24 @@ def check_tensor(x: object) -> None:
     """Raise TypeError for inputs that are no tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
+
+
+def check_flushing(tensor: Tensor, name: str) -> None:
+    """Raise NetworkError for subnormal numbers in a tensor where this thread takes them for 0 (`torch.set_flush_denormal`)."""
+    if sys.float_info.min / 2 > 0 or tensor.dtype not in _WHOLE:
+        return
+    # As bits, without the sign: arithmetic does not see them.
+    bits = tensor.detach().contiguous().view(_WHOLE[tensor.dtype]) & torch.iinfo(_WHOLE[tensor.dtype]).max
+    normal = torch.full((), torch.finfo(tensor.dtype).tiny, dtype=tensor.dtype, device="cpu").view(bits.dtype).item()
+    if ((bits > 0) & (bits < normal)).any():
+        raise NetworkError(
+            f"{name} hold some so near 0, below {torch.finfo(tensor.dtype).tiny:.2g}, that this process takes them for 0: call "
+            "torch.set_flush_denormal(False) before certifying"
+        )
+
+
+_WHOLE = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
+"""Whole numbers of as many bits. What is subnormal in float16 is not in float32, in which it is computed with."""
 
 
 def check_batch(x: Tensor, input_shape: tuple[int, ...]) -> None:

@@ -299,8 +299,6 @@ def _check_values(x: Tensor, dtype: torch.dtype) -> None:
     if type(x) not in (Tensor, nn.Parameter, nn.Buffer):
         kind = type(x).__name__
         raise TypeError(f"inputs are a {kind}, which may compute in its own way: give x.as_subclass(torch.Tensor)")
-    if x.layout != torch.strided or x.device.type == "meta":
-        raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
     if x.dtype != dtype:
         raise TypeError(f"inputs are {x.dtype} and the network's weights {dtype}: convert one of them")
     check_flushing(x, "the inputs' numbers")

@@ -124,7 +124,7 @@ def test_inputs_of_another_shape_or_kind_are_refused(method):
     for x, message in (
         ([[1.0]], "torch.as_tensor"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "floating-point"),
-        (torch.zeros(1, 3, 4, 4, device="meta"), "on meta"),
+        (torch.zeros(1, 3, 4, 4, device="meta"), "on device meta"),
     ):
         with pytest.raises(TypeError, match=message):
             method.certify(network, (3, 4, 4), x)

@@ -227,6 +227,8 @@ _WHOLE = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16
 def check_batch(x: Tensor, input_shape: tuple[int, ...]) -> None:
     """Raise TypeError for inputs that are no tensor, ValueError for another shape than ``(batch, *input_shape)``."""
     check_tensor(x)
+    if x.layout != torch.strided or x.device.type == "meta":
+        raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
     if x.dim() != len(input_shape) + 1 or tuple(x.shape[1:]) != input_shape:
         hint = "; add a batch dimension with x[None]" if tuple(x.shape) == input_shape else ""
         raise ValueError(f"inputs must have shape (batch, {', '.join(map(str, input_shape))}), not {tuple(x.shape)}{hint}")

@@ -1,6 +1,7 @@
 """What is bounded is what is evaluated: everything that could set the two apart is refused, followed, or noticed."""
 
 import copy
+import functools
 import io
 import math
 import pickle
@@ -221,6 +222,15 @@ def test_a_method_that_was_replaced_on_a_class_is_an_error(monkeypatch, cls, nam
     original = getattr(cls, name)
     monkeypatch.setattr(cls, name, lambda *arguments, **keywords: original(*arguments, **keywords), raising=False)
     with pytest.raises(NetworkError, match="was replaced after"):
+        net.certify(torch.rand(1, 2))
+
+
+@pytest.mark.parametrize("name", ["_call_impl", "__call__", "forward"])
+def test_a_method_that_was_replaced_by_no_plain_function_is_an_error(monkeypatch, name):
+    net = two_layers()
+    tenfold = functools.partialmethod(lambda layer, x, *, factor: factor * F.relu(x), factor=10)
+    monkeypatch.setattr(nn.ReLU, name, tenfold, raising=False)
+    with pytest.raises(NetworkError, match=f"ReLU.{name} was replaced after"):
         net.certify(torch.rand(1, 2))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import sys
-import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,15 +23,15 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from gloro_lite.lipschitz.errors import NetworkError
 
 _PLAIN = (int, float, str, bool, type(None), torch.dtype)
-_METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    """The methods that a class defines itself, but for those that only build an instance, which torch.compile replaces."""
+    """The methods that a class defines itself, of whatever type, but for those that only build an instance, which torch.compile
+    replaces."""
     return {
         name: value
         for name, value in vars(cls).items()
-        if (isinstance(value, _METHODS) or name == "__call__") and name not in ("__init__", "__setstate__")
+        if (callable(value) or hasattr(value, "__get__")) and name not in ("__init__", "__setstate__")
     }
 
 

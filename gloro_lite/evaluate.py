@@ -51,7 +51,7 @@ def certify(
     check_batch(x, net.input_shape)
     check_images(x)
     if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size is a number of inputs, a whole number from 1, not {batch_size!r}")
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size!r}")
     state = state or net.state()
     parts = [net.certify(part, epsilon, guarantee=guarantee, state=state) for part in x.split(batch_size)]
     return joined(parts)

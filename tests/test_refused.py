@@ -49,7 +49,7 @@ REFUSED = [
     (nn.Conv2d(1, 1, 5), (1, 3, 9), "smaller than its kernel"),
     (nn.Conv2d(1, 1, 3, padding=4, padding_mode="circular"), (1, 3, 9), "larger than inputs"),
     (changed(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), padding=(0, 0)), (1, 5, 5), "padding was changed"),
-    (changed(nn.Conv2d(1, 1, 3), stride=(0, 1)), (1, 5, 5), "."),
+    (changed(nn.Conv2d(1, 1, 3), stride=(0, 1)), (1, 5, 5), "its stride is"),
     (changed(nn.Conv2d(1, 1, 3), stride="ab"), (1, 5, 5), "."),
     (changed(nn.ConvTranspose2d(1, 1, 3), weight=zeros(1, 1, 3, 2)), (1, 5, 5), "its settings say"),
     (nn.ConvTranspose2d(2, 1, 3), (1, 5, 5), "takes 2 channels"),

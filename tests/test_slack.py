@@ -180,6 +180,8 @@ def test_the_entries_of_a_gram_matrix_are_sums_of_few_products_or_many(monkeypat
         (nn.AdaptiveAvgPool2d(1), (1, 40, 40), norms.unrolled_norm, 1600),
         (nn.Linear(1, 1), (1,), norms.unrolled_norm, 1),
         (nn.Conv2d(1, 1, 1), (1, 3, 3), norms.banded_norm, 1),
+        # Its one pixel stands 41 times in the padded row, which 39 windows of three read.
+        (nn.Conv1d(1, 1, 3, padding=20, padding_mode="replicate", bias=False), (1, 1), norms.unrolled_norm, 117),
     ):
         for weight in layer.parameters():
             nn.init.ones_(weight)

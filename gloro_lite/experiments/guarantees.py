@@ -63,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     load = test_images(options.data)
     for run in options.runs or stored.runs():
         row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        print(run, row, flush=True)
+        name = "/".join(stored.folder(run).parts[-2:])  # with its seed, which an only run may be named without
+        print(name, row, flush=True)
         known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
+        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, name: row}.items()))}
         write_json(OUTPUT, record)
     return 0
 

@@ -54,8 +54,9 @@ pdf: notebooks
 	$(BIN)/python book/_ext/pdf.py
 	$(MAKE) book
 
+# In a container one is root, whom Jupyter refuses unless it is told.
 lab: $(READY)
-	$(BIN)/jupyter lab book/introduction.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) book/introduction.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .

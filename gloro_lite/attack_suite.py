@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gloro_lite import extras
+
 
 class _Module(nn.Module):
     """A function of inputs as the module that the toolbox asks for."""
@@ -29,10 +31,8 @@ class _Module(nn.Module):
 
 def _estimator(logits: Callable[[Tensor], Tensor], x: Tensor, bounds: tuple[float, float]) -> Any:
     """The classifier as the toolbox wants it. Raises ImportError, with the extra to install, where it is missing."""
-    try:
+    with extras.needed("attack_suite", "attacks"):
         from art.estimators.classification import PyTorchClassifier
-    except ImportError as error:
-        raise ImportError(f"attack_suite needs {error.name}: pip install 'gloro-lite[attacks]'") from error
     with torch.no_grad():
         classes = logits(x[:1]).shape[1]
     return PyTorchClassifier(

@@ -44,16 +44,22 @@ def check_epsilon(epsilon: float) -> float:
 
     Raises TypeError for what is no single number, and ValueError unless it is finite and positive.
     """
-    if isinstance(epsilon, bool):
+    if isinstance(epsilon, bool) or str(getattr(epsilon, "dtype", "")) in ("bool", "torch.bool"):
         raise TypeError("epsilon must be a number, not a truth value")
-    if isinstance(epsilon, Tensor) and epsilon.numel() != 1:
-        raise TypeError(
-            f"epsilon must be one number, not a tensor of shape {tuple(epsilon.shape)}: compare certificate.radius with each"
-        )
+    if isinstance(epsilon, Tensor):
+        if epsilon.numel() != 1:
+            raise TypeError(
+                f"epsilon must be one number, not a tensor of shape {tuple(epsilon.shape)}: compare certificate.radius with each"
+            )
+        epsilon = epsilon.detach()
     try:
+        if isinstance(epsilon, str | bytes):  # which float would read
+            raise TypeError
         epsilon = float(epsilon)
     except (TypeError, ValueError, RuntimeError):  # a tensor without values, or of a complex number
         raise TypeError(f"epsilon must be a number, not {type(epsilon).__name__}") from None
+    except OverflowError:
+        epsilon = math.inf
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon is an l2 radius: it must be a finite number greater than 0, not {epsilon}")
     return epsilon

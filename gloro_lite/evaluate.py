@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
-from gloro_lite.lipschitz.checks import check_tensor
+from gloro_lite.lipschitz.checks import check_batch, check_tensor
 from gloro_lite.net import GloroNet, State
 
 EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -48,9 +48,10 @@ def certify(
 
     Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
     """
+    check_batch(x, net.input_shape)
     check_images(x)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size!r}")
     state = state or net.state()
     parts = [net.certify(part, epsilon, guarantee=guarantee, state=state) for part in x.split(batch_size)]
     return joined(parts)
@@ -65,6 +66,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
     if not isinstance(net, GloroNet):
         raise TypeError(f"what is evaluated is a GloroNet, not {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
     epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
+    check_batch(x, net.input_shape)
     if not len(x):
         raise ValueError("there is nothing to evaluate: x has no inputs")
     check_labels(y, len(x), net.classes)
@@ -88,7 +90,8 @@ def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
     Raises ValueError for labels (n,) that do not fit and epsilons that are not finite or negative.
     """
     check_labels(y, len(certificate.prediction))
-    if not isinstance(epsilons, Tensor) or epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
+    real = isinstance(epsilons, Tensor) and not epsilons.is_complex() and epsilons.dtype != torch.bool
+    if not real or epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
         raise ValueError("epsilons must be a tensor (k,) of finite radii, none negative")
     verified = certificate.radius.where(certificate.prediction == y.to(certificate.radius.device), 0.0)
     return (verified[None, :] > epsilons.to(verified)[:, None]).double().mean(dim=1)
@@ -116,6 +119,8 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
         raise TypeError(f"labels must be a torch.Tensor, not {type(y).__name__}: torch.as_tensor(y) makes one")
     if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"labels must be integers, not {y.dtype}")
+    if y.device.type == "meta" or y.layout != torch.strided:
+        raise ValueError(f"labels must be dense and hold values; these have layout {y.layout} on device {y.device}")
     if y.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one for each input, not {tuple(y.shape)}")
     if count and (y.min() < 0 or (classes is not None and y.max() >= classes)):

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gloro_lite import extras
 from gloro_lite.bottom import bottom_logit
 from gloro_lite.files import replacing, write_atomically
 from gloro_lite.lipschitz.program import converted
@@ -95,7 +96,9 @@ def save_onnx(net: GloroNet, path: str | Path) -> None:
     Needs onnx and onnxscript (the extra `onnx`). Atomic. Raises as `freeze` does, ModuleNotFoundError without those packages,
     and OSError where the file cannot be written.
     """
-    import onnxscript  # noqa: F401  # torch.onnx asks for it only after it has traced the net
+    with extras.needed("writing ONNX", "onnx"):  # torch.onnx asks for it only after it has traced the net
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
 
     traced = program(net)
     with _without_torchs_own_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
 from gloro_lite.evaluate import check_images, check_labels
 from gloro_lite.net import GloroNet
+from gloro_lite.progress import Progress
 
 
 class Epoch(NamedTuple):
@@ -124,7 +126,7 @@ def fit(
         train_epsilon: the epsilon that training ends with; the net's own by default. A little more than that helps.
         learning_rate: peak learning rate.
         seed: of the order of the batches. (Seed torch before the network is built for its weights.)
-        progress: show a progress bar if tqdm is there.
+        progress: show it, as `gloro_lite.progress` does.
         on_epoch: called after each epoch, to take snapshots, say.
 
     Returns: the history, one `Epoch` an epoch.
@@ -158,7 +160,7 @@ def fit(
         before_epoch=net.converge,
     )
     history: list[Epoch] = []
-    bar = _progress_bar(epochs, progress)
+    shown, start = Progress(1, epochs, 0, progress), time.perf_counter()
     for epoch, mean in enumerate(means):
         done = (epoch + 1) / epochs
         record = _evaluate(
@@ -167,9 +169,11 @@ def fit(
         history.append(record)
         if on_epoch is not None:
             on_epoch(net, record)
-        bar.set_postfix(loss=f"{record.loss:.3f}", accuracy=f"{record.accuracy:.3f}", vra=f"{record.vra:.3f}")
-        bar.update()
-    bar.close()
+        now = time.perf_counter()
+        shown.step()
+        shown.epoch({**record._asdict(), "seconds": now - start}, len(train[0]))
+        start = now
+    shown.close()
     return history
 
 
@@ -185,23 +189,3 @@ def _evaluate(net: GloroNet, data: tuple[Tensor, Tensor], epoch: int, loss: floa
     return Epoch(
         epoch, loss, right.float().mean().item(), verified.float().mean().item(), constants.max().item(), epsilon, learning_rate
     )
-
-
-class _NoBar:
-    """Stands in for tqdm where no bar is wanted or tqdm is missing."""
-
-    def set_postfix(self, **kwargs) -> None: ...
-
-    def update(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _progress_bar(epochs: int, wanted: bool):
-    if wanted:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            return _NoBar()
-        return tqdm(total=epochs, unit="epoch")
-    return _NoBar()

@@ -129,4 +129,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "trades_ce": _on_outputs(lambda outputs, labels, weight: trades(outputs, labels, weight, "ce")),
     "emma": lambda logits, labels, constants, epsilon, weight: emma(logits, labels, constants, epsilon),
 }
-"""What `by_name` knows: each takes logits, labels, constants, epsilon and weight."""
+"""The losses that `by_name` knows, each a function of logits, labels, constants, epsilon and weight.
+
+:meta hide-value:
+"""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_batch, check_module, check_shape, check_types, layer_type
+from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_module, check_shape, check_types, layer_type
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
@@ -221,7 +221,8 @@ class GloroNet(nn.Module):
             dtype: what the forward pass is computed in. float64 gives the largest radii. float32 is faster, on a CPU alone, and
                 certifies smaller ones. With None, float32 where it decides the label at epsilon, and float64 for the other
                 inputs: labels as with float64, for little more than float32's cost.
-            state: certify by the net as it was when `state` gave this; by default, as it is now.
+            state: certify by the net as it was when `state` gave this, and for inputs of its shape and type then; by default, as
+                it is now.
 
         Raises ValueError for inputs or weights that are not finite, a wrong shape, and an epsilon that is not finite and
         positive; TypeError for inputs of another type; NetworkError for what cannot be certified, as `program`.
@@ -236,11 +237,11 @@ class GloroNet(nn.Module):
         self, x: Tensor, epsilon: float, guarantee: Guarantee, dtype: torch.dtype | None, state: State | None
     ) -> tuple[Tensor, Certificate, Tensor]:
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
-        check_batch(x, self.input_shape)
         if state is not None and not isinstance(state, State):
             raise TypeError(f"state is what net.state() gave, not {type(state).__name__}")
+        check_batch(x, self.input_shape if state is None else state.program.input_shape)
         program, head = state or self.state()
-        self._check_values(x)
+        _check_values(x, program.dtype)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, not {dtype!r}")
         if dtype not in (None, torch.float32, torch.float64) or (dtype == torch.float32 and program.dtype != torch.float32):
@@ -291,17 +292,20 @@ class GloroNet(nn.Module):
                     return
         raise mismatch
 
-    def _check_values(self, x: Tensor) -> None:
-        if x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
-        if x.layout != torch.strided or x.device.type == "meta":
-            raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
-        if x.dtype != self.head.weight.dtype:
-            raise TypeError(f"inputs are {x.dtype} and the network's weights {self.head.weight.dtype}: convert one of them")
-        # A sum is finite only if all its terms are, and far cheaper than a look at each; where it overflows, each is looked at.
-        if not x.sum().isfinite() and not x.isfinite().all():
-            row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
-            raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")
+
+def _check_values(x: Tensor, dtype: torch.dtype) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
+    if type(x) not in (Tensor, nn.Parameter, nn.Buffer):
+        kind = type(x).__name__
+        raise TypeError(f"inputs are a {kind}, which may compute in its own way: give x.as_subclass(torch.Tensor)")
+    if x.dtype != dtype:
+        raise TypeError(f"inputs are {x.dtype} and the network's weights {dtype}: convert one of them")
+    check_flushing(x, "the inputs' numbers")
+    # A sum is finite only if all its terms are, and far cheaper than a look at each; where it overflows, each is looked at.
+    if not x.sum().isfinite() and not x.isfinite().all():
+        row = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(f"input {row} of the batch holds NaN or infinite values: it cannot be certified")
 
 
 def _check_classifier(root: Node, layers: list[tuple[str, nn.Module]]) -> None:
@@ -362,9 +366,7 @@ def _pass(
 
 def _logit_errors(features: Result, head: Head, number: Format) -> Tensor:
     """How far each logit, computed in `number`, may be off, (batch, classes)."""
-    return features.own[:, None] * head.lengths + _head_errors(
-        features.length + features.own, head, number, features.value.shape[1]
-    )
+    return features.own[:, None] * head.lengths + _head_errors(features.length, head, number, features.value.shape[1])
 
 
 def _head_errors(length: Tensor, head: Head, number: Format, count: int) -> Tensor:
@@ -388,7 +390,7 @@ def _margin_errors(
     def pairs(each: Tensor) -> Tensor:
         return each + each.gather(1, predicted[:, None])
 
-    error = (distances * features.own[:, None] + pairs(_head_errors(features.length + features.own, head, own, count))) * up
+    error = (distances * features.own[:, None] + pairs(_head_errors(features.length, head, own, count))) * up
     if deployed is None:
         return error, 0.0
     error = (
@@ -425,5 +427,6 @@ def _agreeing(logits: Tensor, bottom: Tensor, proven: Certificate, dtype: torch.
         winner = proven.prediction.where(certified & finite, logits.shape[1])[:, None]
         rival = outputs.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
         needed = torch.nextafter(rival, torch.full_like(rival, torch.inf))
-        short = (needed - outputs.gather(1, winner)).clamp_min(0)
-    return outputs.scatter_add(1, winner, short)
+    own = outputs.gather(1, winner)
+    # The difference is 0 and carries the gradient: what is missing, added, would be rounded.
+    return outputs.scatter(1, winner, torch.maximum(own.detach(), needed) + (own - own.detach()))

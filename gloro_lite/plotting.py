@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gloro_lite import extras
 from gloro_lite.palette import PALETTE
 
 CLASS_COLORS = tuple(PALETTE["classes"])
@@ -39,8 +40,9 @@ STYLE = {
 @contextmanager
 def style():
     """Draw in the book's style: `with plotting.style(): ...`."""
-    import matplotlib as mpl
-    from cycler import cycler
+    with extras.needed("drawing", "book"):
+        import matplotlib as mpl
+        from cycler import cycler
 
     with mpl.rc_context({**STYLE, "axes.prop_cycle": cycler(color=CLASS_COLORS)}):
         yield
@@ -49,8 +51,9 @@ def style():
 def use_style() -> None:
     """Set the book's style for all figures that follow; what a notebook calls once. There, figures get two dots for each of the
     page's, so that they are sharp in print and on fine screens."""
-    import matplotlib as mpl
-    from cycler import cycler
+    with extras.needed("drawing", "book"):
+        import matplotlib as mpl
+        from cycler import cycler
 
     mpl.rcParams.update({**STYLE, "axes.prop_cycle": cycler(color=CLASS_COLORS)})
     ipython = sys.modules.get("IPython")

@@ -39,8 +39,10 @@ def sums_products(device: torch.device) -> bool:
 
 def exact_float32() -> None:
     """Have this process compute float32 products and convolutions in float32. For a program to call once, at its start."""
-    for backend in (*_BACKENDS, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+    for backend in _BACKENDS:
         backend.fp32_precision = "ieee"
+    # By their older names: where the newer ones are set, PyTorch refuses to read the older ones, and torch.export reads them.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def on_cpu(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from gloro_lite import extras
 from gloro_lite.files import write_atomically
 from gloro_lite.net import GloroNet
 
@@ -20,7 +21,8 @@ def save(net: GloroNet, path: str | Path) -> None:
 
     Atomic: whatever stops it, the file is the old one or the new one.
     """
-    from safetensors.torch import save as serialized
+    with extras.needed("writing weights", "train"):
+        from safetensors.torch import save as serialized
 
     # Copies: layers that share a weight have it under both names, and safetensors refuses tensors that share memory.
     state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in net.state_dict().items()}
@@ -44,8 +46,9 @@ def load(net: GloroNet, path: str | Path) -> GloroNet:
     The net's epsilon stays its own. Raises FileNotFoundError, and WeightFileError if the file is damaged or another network's, or
     its weights are of another type; the net is then as it was.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    with extras.needed("reading weights", "train"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
     if Path(path).is_dir():
         raise WeightFileError(f"{path} is a folder: give the file in it, model.safetensors say")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gloro_lite import networks, serialization
+from gloro_lite.certificate import check_epsilon
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.net import GloroNet
+from gloro_lite.provenance import weights_digest
 
 CHECKOUT = Path(__file__).parents[1] / "data" / "results"
 """Where a checkout of the project keeps its runs, as `<recipe>/seed-<n>/`."""
@@ -81,6 +83,8 @@ def folder(run: str | Path) -> Path:
                 return root / stored
     path = Path(name).expanduser()
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
+    if name and not path.is_dir() and (seeds := sorted(found.name for found in (CHECKOUT / name).glob("seed-*"))):
+        raise FileNotFoundError(f"{name!r} is a folder of runs, one a seed: name one, {name}/{seeds[0]} say")
     if not name or not path.is_dir():
         raise FileNotFoundError(
             f"there is no stored net and no folder {name!r}. Stored here: {', '.join(names()) or 'none'}. Others are in "
@@ -115,6 +119,7 @@ def record(run: str | Path) -> dict[str, Any]:
         method = str(written.get("recipe")).partition("/")[0]
         result = migrated(written)
         known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
+        check_epsilon(result["epsilon"])
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if method in OTHER_METHODS:
@@ -137,10 +142,14 @@ def load(run: str | Path) -> GloroNet:
         run: a stored net's name or a run's folder, see `folder`. `names()` lists the stored nets.
 
     Raises FileNotFoundError where there is none, ValueError where its record is damaged, and `serialization.WeightFileError`
-    where its weights are.
+    where its weights are, or are not those that its record is of.
     """
     where = folder(run)
     result = record(where.resolve())
+    if result.get("weights_sha256") not in (None, weights_digest(where)):
+        raise serialization.WeightFileError(
+            f"{where / 'model.safetensors'} was changed, or is of another run: result.json beside it is of other weights"
+        )
     settings = result["settings"]
     shape, classes = INFO[settings["dataset"]][:2]
     # The weights are read next: how they would begin is of no interest, and this is the cheaper way to draw them.

@@ -324,6 +324,12 @@ def test_a_composed_operator_is_bounded_where_products_of_its_weights_leave_floa
     operator = linear_operator(nn.Sequential(*(ones(weight) for weight in (2.0**-600, 2.0**-600, *[2.0**199] * 7))), (1,))
     assert 2.0**193 <= operator_norm(operator) < math.inf
     assert upper_bound(Residual(nn.Sequential(ones(2.0**-600), ones(2.0**600))), (1,)) == pytest.approx(2)
+    # Where one of two numbers keeps its size, and the other's square is no float64.
+    parts = ones(1.0, 2), ones(1.0, 2)
+    with torch.no_grad():
+        for part in parts:
+            part.weight.copy_(torch.diag(torch.tensor([1.0, 2.0**400], dtype=torch.float64)))
+    assert 2.0**800 <= operator_norm(linear_operator(nn.Sequential(*parts), (2,))) <= 2.0**800 * (1 + 1e-6)
 
 
 def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():
@@ -364,8 +370,9 @@ def test_limits_are_the_largest_that_are_proven(monkeypatch):
         monkeypatch.setattr(norms, "BANDED_LIMIT", gram.cost - cost)
         monkeypatch.setattr(norms, "BANDED_ROWS", gram.size - rows)
         assert (banded_norm in norms._proofs(operator)) == fit
-    # Of tokens on several axes it is the matrix that counts, and a diagonal is no matrix.
     monkeypatch.undo()
+    assert banded_norm in norms._proofs(linear_operator(nn.Conv2d(2, 2, 3, padding=1), (2, 100, 100)))
+    # Of tokens on several axes it is the matrix that counts, and a diagonal is no matrix.
     assert walk(nn.Linear(4, 4), (3, 5000, 4)).core().input_shape == (4,)
     assert walk(Normalize([0.5, 0.5], [0.5, 0.5]), (2, 80, 80)).output_shape == (2, 80, 80)
 

@@ -763,6 +763,7 @@ SITES_TAMPERED = {
         r"result.json, forms.cells, test_vra: 0.99 is claimed, the rows give",
     ),
     "a curve before": (edit_result("forms", "before", "vra_at", "0.1", to=0.99), r"result.json, forms.before, vra_at 0.1"),
+    "figures that are none": (edit_result("forms", "cells", to=[0.99]), r"result.json, forms.cells: \[0.99\] is no table"),
     "the number of sites": (edit_result("sites", to=7), r"result.json, sites: 7 is claimed, 6 is true"),
     "the recipe": (edit_result("recipe", to="tiny"), r"result.json, recipe"),
     "no digest": (drop("weights_sha256"), r"result.json, weights_sha256: None"),

@@ -202,6 +202,8 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     "arguments, message",
     [
         (["certify", "mnist-0.4", "--images", "x"], "no stored net and no folder 'mnist-0.4'. Stored here: "),
+        (["certify", "lmt/mnist-0.3", "--images", "x"], "one a seed: name one, lmt/mnist-0.3/seed-0 say"),
+        (["compare", "mnist-0.3", "--plot", "no/such/plot.png"], "does not exist: make it first"),
         (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
         (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
         (["compare", "mnist-0.3", "mnist-1.58"], "different epsilons (mnist-0.3: 0.3, mnist-1.58: 1.58)"),
@@ -270,7 +272,12 @@ def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
     assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
     monkeypatch.chdir(tmp_path)
     assert stored.folder("own") == Path("own")
-    for text in ("{", "{}", '{"settings": {"network": "2C2F", "dataset": "digits"}}'):
+    of_this = (own / "result.json").read_text()
+    (own / "model.safetensors").write_bytes((base / "seed-2" / "model.safetensors").read_bytes())
+    with pytest.raises(serialization.WeightFileError, match="was changed, or is of another run"):
+        gloro_lite.load(own)
+    without = of_this.replace('"epsilon": 0.3', '"radius": 0.3')
+    for text in ("{", "{}", '{"settings": {"network": "2C2F", "dataset": "digits"}}', without):
         (own / "result.json").write_text(text)
         with pytest.raises(ValueError, match="is damaged or no record of a run on mnist"):
             gloro_lite.load(own)

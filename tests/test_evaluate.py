@@ -84,6 +84,39 @@ def test_epsilons(case):
         evaluate(net, x[:0], y[:0])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (lambda x: None, TypeError, "must be a torch.Tensor"),
+        (lambda x: x.tolist(), TypeError, "must be a torch.Tensor"),
+        (lambda x: torch.tensor(1.0), ValueError, "must have shape"),
+        (lambda x: x[0], ValueError, "must have shape"),
+        (lambda x: x.to_sparse(), TypeError, "must be dense"),
+        (lambda x: x.to("meta"), TypeError, "must be dense"),
+    ],
+)
+def test_inputs_that_are_no_batch_are_refused(case, inputs, error, message):
+    net, x, y = case
+    for use in (lambda x: evaluate(net, x, y), lambda x: certify(net, x)):
+        with pytest.raises(error, match=f"inputs {message}"):
+            use(inputs(x))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None, "2"])
+def test_a_batch_size_is_a_number_of_inputs(case, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size is a number of inputs, at least 1, not {batch_size!r}"):
+        certify(case[0], case[1], batch_size=batch_size)
+
+
+def test_labels_and_epsilons_hold_real_values(case):
+    net, x, y = case
+    with pytest.raises(ValueError, match="labels must be dense and hold values"):
+        evaluate(net, x, y.to("meta"))
+    for wrong in (torch.tensor([1j]), torch.tensor([True])):
+        with pytest.raises(ValueError, match="finite radii, none negative"):
+            vra_curve(net.certify(x), y, wrong)
+
+
 def test_images_in_bytes_are_refused():
     net = GloroNet(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 0.1)
     x, y = torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, Normalize, Residual, export
+from gloro_lite import GloroNet, MinMax, Normalize, Residual, export, precision
 
 
 def nets():
@@ -45,6 +45,14 @@ def test_the_program_agrees_with_the_net_for_every_batch_size(name):
             assert run(x).shape == (count, net.classes + 1)
             torch.testing.assert_close(run(x), net(x))
             torch.testing.assert_close(export.freeze(net)(x), net(x))
+
+
+def test_a_process_that_computes_float32_exactly_exports():
+    """torch.export reads settings that PyTorch cannot tell once they were given by other names."""
+    precision.exact_float32()
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert precision.sums_products(torch.device("cpu"))
+    export.program(nets()["plain"].eval())
 
 
 def test_a_frozen_net_stays_as_it_was():

@@ -102,3 +102,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
         net.head.weight[0, 0] = math.inf
     with pytest.raises(ValueError, match="weights that are NaN or infinite: initialise it anew"):
         fit(net, data, epochs=2, batch_size=32, progress=False)
+
+
+def test_a_log_gets_a_line_an_epoch_and_no_bar(capsys, caplog):
+    net, data = net_and_data()
+    caplog.set_level("INFO", logger="gloro_lite")
+    fit(net, data, epochs=2)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert "".join(capsys.readouterr()) == ""

@@ -3,7 +3,9 @@
 import copy
 import math
 import pickle
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from small_networks import another_thread_sets
@@ -266,6 +268,12 @@ def test_a_state_stays_what_it_was():
 # Errors that name the layer, the reason, and what to do
 
 
+def changed(layer, **settings):
+    for name, value in settings.items():
+        setattr(layer, name, value)
+    return layer
+
+
 def conv(**settings):
     return nn.Sequential(nn.Conv2d(1, 1, 2, **settings), nn.Flatten(), nn.LazyLinear(2))
 
@@ -285,6 +293,18 @@ def conv(**settings):
             r"mode 'reflect' is larger than inputs of shape \(1, 4, 4\) allow",
         ),
         (nn.Conv2d(1, 1, 3, padding=5, padding_mode="circular"), r"mode 'circular' is larger than inputs of shape \(1, 4, 4\)"),
+        (
+            changed(nn.Conv2d(1, 1, 2, padding="same"), stride=(2, 2)),
+            r"its padding is 'same', which PyTorch has for strides of 1",
+        ),
+        (changed(nn.Conv2d(1, 1, 2), padding="more"), "its padding is 'more': give numbers, same or valid"),
+        (changed(nn.Conv2d(1, 1, 2), padding_mode="mirror"), "its padding_mode is 'mirror'"),
+        (changed(nn.Conv2d(1, 1, 2), groups=1.0), "its groups are 1.0"),
+        (changed(nn.Conv2d(1, 1, 2), groups=0), "its groups are 0"),
+        (changed(nn.Conv2d(1, 1, 2), weight=None), r"tensor of it is not as PyTorch makes them \(.*build the layer anew"),
+        (changed(nn.ConvTranspose2d(1, 1, 2), padding_mode="circular"), "its padding_mode is 'circular'"),
+        (changed(nn.ConvTranspose2d(1, 1, 2), padding="same"), "its padding is 'same': give numbers$"),
+        (changed(nn.BatchNorm2d(1), eps=-1e-3), "its eps is -0.001: PyTorch takes none below 0"),
     ],
 )
 def test_settings_that_pytorch_fails_on_later_are_refused_when_the_net_is_built(layer, message):
@@ -369,9 +389,11 @@ def test_a_spread_of_zero_has_no_bound_and_says_where():
     network[0].std.zero_()
     with pytest.raises(NetworkError, match=r"layer '0' .*its std holds zeros"):
         GloroNet(network, (1, 2, 2), 0.1)
-    for eps in (-2.0, math.nan):
+    for eps in (0.0, math.nan):
+        norm = nn.BatchNorm1d(4, eps=eps)
+        norm.running_var[1] = 0
         with pytest.raises(NetworkError, match=rf"layer '0' .*its eps, {eps}, must be above 0 together"):
-            GloroNet(nn.Sequential(nn.BatchNorm1d(4, eps=eps), nn.Linear(4, 2)), (4,), 0.1)
+            GloroNet(nn.Sequential(norm, nn.Linear(4, 2)), (4,), 0.1)
 
 
 def test_whole_numbers_are_no_spread():
@@ -445,15 +467,126 @@ def test_weights_of_several_types_are_refused_when_the_net_is_built():
         GloroNet(nn.Sequential(nn.Linear(4, 4).double(), nn.Linear(4, 2)), (4,), 0.1)
 
 
+def test_a_network_that_fails_beside_its_program_says_so():
+    net = dense()
+    net.network.append(nn.Dropout())
+    net.network.append(net.network.pop(-2))
+    net.network[-2].p = 2.0
+    with pytest.raises(MismatchError, match=r"the network itself fails.*dropout probability has to be between 0 and 1"):
+        net.eval().certify(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("where", ["bound", "forward"])
+def test_a_layer_of_one_s_own_that_fails_later_is_named(where):
+    class Fickle(nn.Module):
+        def forward(self, x):
+            if "forward" in failing and x.sum() > 1:
+                raise RuntimeError("out of order")
+            return x
+
+    @layer_bound.register
+    def _(layer: Fickle, shape):
+        if "bound" in failing:
+            raise RuntimeError("out of order")
+        return 1.0
+
+    failing = []
+    net = GloroNet(nn.Sequential(Fickle(), nn.Linear(4, 2)), (4,), 0.1).eval()
+    net.certify(torch.ones(1, 4))
+    failing.append(where)
+    with pytest.raises(NetworkError, match=r"layer '0' .*Fickle\): it.* fails .*out of order"):
+        net.certify(torch.ones(1, 4))
+
+
+def test_a_layer_whose_copy_is_itself_is_refused_and_stays_as_it_is():
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    layer_bound.register(Single, lambda layer, shape: 10.0)
+    layer = Single(4, 4)
+    net = GloroNet(nn.Sequential(layer, nn.Linear(4, 2)), (4,), 0.1).eval()
+    with pytest.raises(NetworkError, match=r"cannot be copied.*the same Single"):
+        net.certify(torch.zeros(1, 4))
+    assert layer.weight.dtype == torch.float32
+
+
+def test_inputs_of_a_class_of_its_own_are_refused():
+    class Image(torch.Tensor):
+        pass
+
+    net = dense()
+    with pytest.raises(TypeError, match=r"inputs are a Image.*as_subclass\(torch\.Tensor\)"):
+        net.certify(torch.zeros(1, 4).as_subclass(Image))
+    assert net.certify(nn.Parameter(torch.zeros(1, 4))).label.shape == (1,)
+
+
+def test_a_state_is_for_inputs_of_its_own_shape_and_type():
+    net = dense()
+    state = net.state()
+    net.double()
+    with pytest.raises(TypeError, match=r"inputs are torch\.float64 and the network's weights torch\.float32"):
+        net.certify(torch.zeros(1, 4, dtype=torch.float64), dtype=torch.float32, state=state)
+    assert net.certify(torch.zeros(1, 4), state=state).label.shape == (1,)
+    wide = GloroNet(nn.Sequential(nn.Linear(5, 2)), (5,), 0.1).eval()
+    with pytest.raises(ValueError, match=r"must have shape \(batch, 5\)"):
+        net.certify(torch.zeros(1, 4), state=wide.state())
+
+
+@pytest.mark.parametrize("what", ["weight", "x"])
+def test_numbers_that_this_thread_takes_for_0_are_refused(what):
+    """With flushing, a weight of 1e-39 is 0 and the radius infinite, where it is 100; an x of 1e-40 is 0 though 1e38 times as
+    much counts."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 2)), (1,), 1e-42).eval()
+    net.head.weight.data = torch.tensor([[1.0], [-1.0]]) * (1e-39 if what == "weight" else -1e38)
+    net.head.bias.data = torch.tensor([1.0, -1.0]) * (1e-37 if what == "weight" else 1e-3)
+    x = torch.tensor([[1.0 if what == "weight" else 1e-40]])
+    before = net.certify(x)
+    assert before.prediction.item() == (0 if what == "weight" else 1)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor flushes nothing")
+    try:
+        for certify in (net.certify, net):
+            with pytest.raises(NetworkError, match=r"set_flush_denormal\(False\)"):
+                certify(x)
+        plain = dense()
+        assert plain.certify(torch.rand(2, 4)).label.shape == (2,)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(net.certify(x).radius, before.radius)
+
+
+def test_a_training_bound_follows_settings_that_change():
+    layer = nn.Conv2d(1, 1, 3, stride=2, padding=1)
+    net = GloroNet(nn.Sequential(layer, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2)), (1, 8, 8), 0.1)
+    layer.stride = (1, 1)
+    assert net.converge() == pytest.approx(upper_bound(net.network[:-1].eval(), (1, 8, 8)), rel=1e-2)
+
+
 def test_a_state_comes_from_a_net():
     with pytest.raises(TypeError, match=r"state is what net\.state\(\) gave, not int"):
         dense().certify(torch.zeros(1, 4), state=3)
 
 
-@pytest.mark.parametrize("epsilon", [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a"])
+@pytest.mark.parametrize(
+    "epsilon",
+    [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a", "0.3", b"1", True, np.bool_(True), torch.tensor([True])],
+)
 def test_an_epsilon_is_a_number(epsilon):
     with pytest.raises(TypeError, match="epsilon must be a number, not"):
         check_epsilon(epsilon)
+
+
+@pytest.mark.parametrize(
+    "epsilon", [10**400, Fraction(10**400), Fraction(1, 10**400), -(10**400)], ids=lambda e: type(e).__name__
+)
+def test_an_epsilon_is_no_larger_or_smaller_than_a_float(epsilon):
+    with pytest.raises(ValueError, match="finite number greater than 0"):
+        check_epsilon(epsilon)
+
+
+def test_an_epsilon_may_have_a_gradient():
+    assert check_epsilon(torch.tensor([0.5], requires_grad=True)) == 0.5
 
 
 def test_an_operator_is_needed():

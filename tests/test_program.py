@@ -1,6 +1,7 @@
 """What is bounded is what is evaluated: everything that could set the two apart is refused, followed, or noticed."""
 
 import copy
+import functools
 import io
 import math
 import pickle
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from small_networks import another_thread_sets
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_lite import GloroNet, MinMax, MismatchError, NetworkError, Normalize, Residual, UnknownLayerError
 from gloro_lite.layers import Absolute, GroupSort
@@ -222,19 +225,68 @@ def test_a_method_that_was_replaced_on_a_class_is_an_error(monkeypatch, cls, nam
         net.certify(torch.rand(1, 2))
 
 
+@pytest.mark.parametrize("name", ["_call_impl", "__call__", "forward"])
+def test_a_method_that_was_replaced_by_no_plain_function_is_an_error(monkeypatch, name):
+    net = two_layers()
+    tenfold = functools.partialmethod(lambda layer, x, *, factor: factor * F.relu(x), factor=10)
+    monkeypatch.setattr(nn.ReLU, name, tenfold, raising=False)
+    with pytest.raises(NetworkError, match=f"ReLU.{name} was replaced after"):
+        net.certify(torch.rand(1, 2))
+
+
 def test_a_compiler_at_work_elsewhere_in_the_process_is_no_hindrance():
     """torch.compile replaces nn.Module.__init__ and __setstate__ for good."""
     torch.compile(nn.Sequential(nn.Linear(2, 2), MinMax()), backend="aot_eager")(torch.zeros(2, 2))
     assert two_layers().certify(torch.rand(3, 2)).label.shape == (3,)
 
 
-def test_a_replaced_function_shows_on_the_batch(monkeypatch):
-    net = two_layers()
-    x = torch.rand(3, 2)
-    net.certify(x)
-    monkeypatch.setattr(F, "relu", lambda x, inplace=False: 10 * x.clamp_min(0))
-    with pytest.raises(MismatchError, match="something else"):
+@pytest.mark.parametrize(
+    ("layer", "home", "name"),
+    [
+        (nn.ReLU(), F, "relu"),
+        (nn.GELU(), F, "gelu"),
+        (nn.MaxPool2d(1), F, "max_pool2d"),
+        (nn.AvgPool2d(1), F, "avg_pool2d"),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), F, "pad"),
+        (MinMax(), torch, "minimum"),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_replaced_function_is_an_error(monkeypatch, layer, home, name, first):
+    """The program may call it as well, and then computes what the network does, which is not what was bounded."""
+    net = GloroNet(nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 2)), (2, 2, 2), 0.1).eval()
+    x = torch.rand(3, 2, 2, 2)
+    if first:
         net.certify(x)
+    original = getattr(home, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(home, name, lambda *args, **settings: 10 * original(*args, **settings))
+        for use in (lambda: net.certify(x), lambda: net(x), lambda: upper_bound(net.network, (2, 2, 2))):
+            with pytest.raises(NetworkError, match=rf"{home.__name__}\.{name} was replaced"):
+                use()
+    assert net.certify(x).label.shape == (3,)
+
+
+class Tenfold(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        return 10 * result if function is F.gelu else result
+
+
+class TenfoldBelow(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        return 10 * result if function is torch.ops.aten.gelu.default else result
+
+
+@pytest.mark.parametrize("mode", [Tenfold, TenfoldBelow])
+def test_a_mode_that_may_change_what_pytorch_computes_is_an_error(mode):
+    net = GloroNet(nn.Sequential(nn.GELU(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    x = torch.rand(3, 2)
+    with mode(), pytest.raises(NetworkError, match=f"a mode is active, {mode.__name__}"):
+        net.certify(x)
+    with torch.device("cpu"):
+        assert net.certify(x).label.shape == (3,)
 
 
 def test_a_registered_layer_that_is_no_fixed_function_shows_on_the_batch():
@@ -445,6 +497,22 @@ def test_eval_mode_says_what_certify_says():
         net.head.weight.mul_(1e38).clamp_(-3e38, 3e38)
     outputs, c = net(x * 1e30), net.certify(x * 1e30)
     assert torch.equal(outputs.argmax(1), c.label.where(c.label >= 0, 3))
+
+
+def test_eval_mode_says_bottom_where_bottom_s_own_logit_is_far_below():
+    """Rounding is larger than a margin of ten million here, and bottom has to rise by more than float32 can add at once."""
+    network = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2))
+    body, head = network
+    with torch.no_grad():
+        body.weight.fill_(1)
+        body.bias.fill_(2.0**80)
+        head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        for gap in (1e7, 3e7, 1e8):
+            head.bias.copy_(torch.tensor([-(2.0**80), -gap]))
+            net = GloroNet(network, (1,), 0.3).eval()
+            x = torch.linspace(0, 2, 5)[:, None]
+            assert net.certify(x).label.tolist() == [-1] * 5
+            assert net(x).argmax(1).tolist() == [2] * 5
 
 
 def test_gradients_flow_through_a_net_in_eval_mode():

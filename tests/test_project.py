@@ -245,6 +245,9 @@ def test_containers_take_a_python_and_commands_that_there_are():
         assert index in (ROOT / other).read_text(encoding="utf-8")
     assert "http.server --directory _build/html 8000" in (ROOT / "Makefile").read_text()
     assert 8000 in container["forwardPorts"] and "-p 8000:8000" in text
+    # The user there is root, whom Jupyter refuses by default.
+    lab = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("--allow-root" in lab) == (hasattr(os, "getuid") and os.getuid() == 0)
 
 
 # --- imports

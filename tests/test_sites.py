@@ -152,11 +152,11 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     folder = tmp_path / "digits" / "seed-1"
     flags = ["--data=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
     flags.append("--output")
-    assert method.main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == {}
-    assert method.main([*flags, str(folder), "--epochs", "3", "--no-test"]) == {}
+    assert method.main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == 0
+    assert method.main([*flags, str(folder), "--epochs", "3", "--no-test"]) == 0
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"], "nothing of the test set"
-    result = method.main([*flags, str(folder), "--epochs", "3"])
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert method.main([*flags, str(folder), "--epochs", "3"]) == 0
+    result = json.loads((folder / "result.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == [
         "certificates.csv",
         "certificates_before.csv",
@@ -176,8 +176,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     assert result["test_vra_in_box"] >= result["test_vra"] >= result["forms"]["bisectors"]["test_vra"] > 0.3
     assert result["forms"]["bisectors"]["test_vra"] > result["forms"]["before"]["test_vra"]
     capsys.readouterr()
-    with pytest.raises(SystemExit):
-        method.main([*flags, str(folder)])
+    assert method.main([*flags, str(folder)]) == 1
     assert "holds a finished run" in capsys.readouterr().err
 
 

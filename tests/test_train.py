@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gloro_lite import GloroNet, MinMax, Normalize, networks, provenance, serialization
+from gloro_lite import GloroNet, MinMax, Normalize, networks, progress, provenance, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.experiments import ablations
 from gloro_lite.lipschitz import linear_operator
-from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, progress, recipes, results, train
+from gloro_lite.train import Recipe, Trainer, TrainingStopped, checkpoint, memory, recipes, results, train
 from gloro_lite.train import trainer as trainer_module
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
@@ -455,7 +455,7 @@ def test_peak_memory_begins_anew():
 
 def test_progress_is_a_line_an_epoch_where_nobody_watches(monkeypatch, caplog):
     row = {"epoch": 2, "loss": 0.25, "accuracy": 0.5, "vra": 0.125, "lipschitz": 12.345, "seconds": 200.0}
-    monkeypatch.setattr(progress, "_is_watched", lambda: False)
+    monkeypatch.setattr(progress, "is_watched", lambda: False)
     caplog.set_level("INFO", logger="gloro_lite")
     shown = progress.Progress(10, 30, 2, True)
     for _ in range(10):

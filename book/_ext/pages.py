@@ -46,9 +46,13 @@ ENTRY = re.compile(
 )
 # A rule of the style sheet that does nothing but to put an icon's letter before an element.
 RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
-# A formula in a sentence, and a letter without width at which no line ends.
+# What stays on one line: a formula in a sentence with its brackets, hyphen and marks, and "x =" with the figure after it.
 FORMULA = r'<span class="math notranslate nohighlight">[^<]*</span>'
-JOINER = "&#8288;"
+FIGURE = r' <span class="pasted-text">[^<]*</span>'
+MARKS = r"[-.,;:!?)\]”’]"
+WHOLE = re.compile(
+    rf"[(\[“]*{FORMULA}(?<==\\\)</span>){FIGURE}|[(\[“]+{FORMULA}{MARKS}*|{FORMULA}{MARKS}+"
+)
 ALIASES = re.compile(r"\[\d+,\d+,\[([^\]]*)\]")
 
 
@@ -75,12 +79,14 @@ def description(doctree: nodes.document | None) -> str | None:
 
 
 def tidied(body: str) -> str:
-    """A page's body with what docutils and sphinx-proof write against today's HTML put right: list entries with a role that ARIA
-    has given up, and one id for all proofs or exercises of a page, which nothing links to. And a formula in a sentence keeps its
-    brackets, its hyphen and the mark after it on its line: a browser would break the line on either side of it."""
+    """A page's body with what docutils, sphinx-proof and sphinx-exercise write put right: list entries with a role that ARIA has
+    given up, one id for all proofs or exercises of a page, which nothing links to, and a link that begins with a space. And a
+    formula in a sentence keeps its brackets, its hyphen and the mark after it on its line, where a browser would break the line
+    on either side of it; so does a number its percent sign."""
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
-    body = re.sub(rf"([(\[“])(?={FORMULA})", rf"\1{JOINER}", body)
-    body = re.sub(rf"({FORMULA})(?=[-.,;:!?)\]”’])", rf"\1{JOINER}", body)
+    body = re.sub(r"(Solution to)(<a [^>]*>) ", r"\1 \2", body)
+    body = re.sub(r"(\d(?:</\w+>)*) %", r"\1&nbsp;%", body)
+    body = WHOLE.sub(r'<span class="gloro-whole">\g<0></span>', body)
     return re.sub(
         r' id="(?:proof|proof-content|exercise-content|solution-content)"', "", body
     )

@@ -150,6 +150,9 @@ def check_sites(folder: Path, result: dict, contents: dict[str, bytes], options:
     forms = result.get("forms")
     if not isinstance(forms, dict) or set(forms) != {"before", "bisectors", "cells", "cells_in_box"}:
         raise Malformed("result.json, forms: not a table of before, bisectors, cells and cells_in_box")
+    for name, form in forms.items():
+        if not isinstance(form, dict):
+            raise Malformed(f"result.json, forms.{name}: {form!r} is no table of figures")
     for key, form in (("test_accuracy", "cells"), ("test_vra", "cells"), ("test_vra_in_box", "cells_in_box")):
         claimed = forms[form].get("test_vra" if key == "test_vra_in_box" else key)
         report.compare(f"result.json, {key}", result.get(key), claimed)

@@ -7,11 +7,11 @@ with a message that says what to do.
 from __future__ import annotations
 
 import argparse
-import os
 import runpy
 import sys
 
 from gloro_lite.cli import cards, certify, compare, export
+from gloro_lite.console import reports_errors
 
 COMMANDS = (certify, compare, export, cards)
 
@@ -36,25 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
     options = parser().parse_args(arguments)
-    try:
-        code: int = options.run(options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader, `head` say, has what it wants. Python would flush once more as it exits, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "gloro_lite":
-            raise
-        print(f"error: this needs the package {error.name}: pip install {error.name}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return reports_errors(lambda _: options.run(options))()
 
 
 def _train(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gloro_lite import stored
+from gloro_lite import extras, stored
 from gloro_lite.datasets.benchmarks import INFO
 
 Record = dict[str, Any]
@@ -34,6 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
+    if options.plot:
+        _check_target(Path(options.plot))
     records = {name: stored.record(name) for name in options.runs}
     if not options.mixed:
         for what, values in {
@@ -92,15 +94,14 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def plot(runs: list[str], target: str) -> None:
-    """Draw the runs' certified accuracy by radius and their validation VRA by epoch. Raises ValueError for another file than a
-    .png, and where a run has no certificates.csv or no history.csv, as in an installed wheel.
+    """Draw the runs' certified accuracy by radius and their validation VRA by epoch. Raises ValueError where a run has no
+    certificates.csv or no history.csv, as in an installed wheel.
     """
-    if Path(target).suffix.lower() != ".png":
-        raise ValueError(f"--plot writes a .png, not {target}")
     certificates = {name: _read(name, "certificates.csv") for name in runs}
     histories = {name: _read(name, "history.csv") for name in runs}
 
-    import matplotlib
+    with extras.needed("--plot", "book"):
+        import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -125,6 +126,13 @@ def plot(runs: list[str], target: str) -> None:
         left.legend()
         figure.savefig(target, dpi=150)
         plt.close(figure)
+
+
+def _check_target(target: Path) -> None:
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"--plot writes a .png, not {target}")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
 
 
 def _read(run: str, name: str) -> list[dict[str, str]]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gloro_lite import extras
+
 Shape = tuple[int, ...]
 
 
@@ -35,6 +37,9 @@ def read(path: str | Path, shape: Shape, classes: int) -> OwnImages:
 
     Raises FileNotFoundError where there is nothing, and ValueError, which names file and reason, for what cannot be taken.
     """
+    with extras.needed("reading images", "train"):
+        import numpy  # noqa: F401
+        import PIL  # noqa: F401
     path = Path(path).expanduser()
     if path.is_dir():
         return _folder(path, shape)

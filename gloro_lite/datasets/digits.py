@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gloro_lite import extras
+
 INPUT_SHAPE = (1, 8, 8)
 
 
@@ -27,7 +29,8 @@ class Digits(NamedTuple):
 
 def load(seed: int = 0) -> Digits:
     """Load the digits, shuffled into splits by `seed`. Needs scikit-learn."""
-    from sklearn.datasets import load_digits
+    with extras.needed("the digits' data set", "book"):
+        from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

@@ -6,12 +6,16 @@ order and the test set, each as images (n, channels, height, width) uint8 and la
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from gloro_lite.progress import is_watched
 
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -72,7 +76,9 @@ def fetch(what: str, root: Path, download: Callable[[], object], by_hand: str) -
             f"one that holds the images, by --data or GLORO_DATA"
         ) from error
     try:
-        download()
+        # torchvision draws a bar as it downloads, each state of which a log would keep.
+        with contextlib.nullcontext() if is_watched() else contextlib.redirect_stderr(io.StringIO()):
+            download()
     except Exception as error:  # what is raised depends on the network, the server and the disk
         raise DataError(
             f"{what} could not be downloaded into {root} ({error}): run again with network access and enough disk space; "

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.datasets.published import DataError, check_md5, fetch, torchvision_datasets
+from gloro_lite.progress import is_watched
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -164,7 +165,8 @@ def _images(files: _Files, names: list[str]) -> Tensor:
         return len(rows)
 
     chunks = [range(start, min(start + 250, len(names))) for start in range(0, len(names), 250)]
-    with ThreadPoolExecutor() as pool, tqdm(total=len(names), desc="decoding Tiny-ImageNet", unit="image") as bar:
+    shown = {"desc": "decoding Tiny-ImageNet", "unit": "image", "disable": not is_watched()}
+    with ThreadPoolExecutor() as pool, tqdm(total=len(names), **shown) as bar:
         for count in pool.map(decode, chunks):
             bar.update(count)
     return x

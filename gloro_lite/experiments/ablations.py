@@ -12,6 +12,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from gloro_lite import GloroNet, networks, serialization
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
+from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import write_atomically
 from gloro_lite.losses import by_name
@@ -166,18 +168,17 @@ def read(path: Path) -> dict:
     return report
 
 
-def main() -> None:
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error."""
     p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.ablations", description=__doc__.splitlines()[0])
-    p.add_argument("--data", metavar="DIR", help=f"folder of the benchmark images (default: {benchmarks.data_root()})")
-    options = p.parse_args()
+    add_data(p)
+    options = p.parse_args(arguments)
     exact_float32()
-    try:
-        data = benchmarks.load(BASE.dataset, options.data)
-    except benchmarks.DataError as error:
-        raise SystemExit(f"error: {error}") from None
+    data = benchmarks.load(BASE.dataset, options.data)
     report = read(TARGET) if TARGET.exists() else {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
     if report["base"] != dataclasses.asdict(BASE):
-        raise SystemExit(f"{TARGET} is of another base: delete it to measure all variants anew")
+        raise ValueError(f"{TARGET} is of another base: delete it to measure all variants anew")
     here = machine(torch.device("cpu"))
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
     for seed in SEEDS:
@@ -193,6 +194,7 @@ def main() -> None:
         report["heads"] = {"settings": HEADS, **here, "runs": heads(data)}
         _write(report)
     print(f"{TARGET} holds all {len(report['runs'])} runs; delete it to measure them anew")
+    return 0
 
 
 def _write(report: dict) -> None:
@@ -200,4 +202,4 @@ def _write(report: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import networks
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets import digits
 from gloro_lite.evaluate import certify
 from gloro_lite.experiments.tightness import Search, by_layer, global_slopes, margin, write
@@ -147,8 +148,9 @@ def read(path: Path) -> dict:
     return report if report.get("settings") == SETTINGS else {"settings": SETTINGS, "runs": []}
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0."""
+    """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.activations", description="Train small nets that differ in their activation."
     )

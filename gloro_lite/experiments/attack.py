@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from gloro_lite import attack_suite, attacks, stored
+from gloro_lite.console import ERRORS, add_data, one_line, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import rivals
-from gloro_lite.experiments.console import add_data
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
@@ -163,6 +163,7 @@ def due(known: dict, settings: dict) -> list[str]:
     return [run for run in runs if run not in done or known[run]["weights_sha256"] != weights_digest(stored.folder(run))]
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 where a certificate broke and after an error."""
     parser = argparse.ArgumentParser(
@@ -179,8 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
     for run in [run if "seed-" in run else f"{run}/seed-0" for run in options.runs] or due(report, settings):
         try:
             report[run] = attack_run(run, settings, options.data)
-        except (ValueError, OSError, ImportError, benchmarks.DataError) as error:
-            print(f"error: {run}: {error}", file=sys.stderr)
+        except ERRORS as error:
+            print(f"error: {run}: {one_line(error)}", file=sys.stderr)
             return 1
         print(run, {name: value for name, value in report[run].items() if not isinstance(value, dict)}, flush=True)
         broken += report[run]["false"]

@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_json
 from gloro_lite.layers import MinMax
@@ -27,7 +29,7 @@ from gloro_lite.provenance import machine
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.results import STORED
-from gloro_lite.train.trainer import Trainer, pixels
+from gloro_lite.train.trainer import Trainer, pixels, usable_device
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
@@ -159,14 +161,19 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
     }
 
 
-def main() -> None:
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error."""
     p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.benchmark", description=__doc__.splitlines()[0])
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
-    options = p.parse_args()
+    options = p.parse_args(arguments)
+    if options.rounds < 1:
+        p.error(f"--rounds must be at least 1, not {options.rounds}")
+    device = usable_device(options.device)
     exact_float32()
-    report = machine(torch.device(options.device)) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
+    report = machine(device) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
@@ -175,7 +182,8 @@ def main() -> None:
     path = folder / (re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + ".json")
     write_json(path, report)
     print(f"written to {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

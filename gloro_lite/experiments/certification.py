@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import GloroNet, networks
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import home, write_json
 from gloro_lite.methods import bcp, kw, local, smoothing
@@ -242,8 +243,9 @@ def cases() -> Iterator[tuple[str, Case]]:
         yield "6C2F", Case(method, network="6C2F", batch=batch, samples=samples)
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0."""
+    """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.certification", description="Measure what certificates cost, method by method."
     )

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import stored
+from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
-from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import load_data, load_sites

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks
+from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_json
 from gloro_lite.methods.sites import Sites, hinge, initial_sites
 from gloro_lite.net import GloroNet

@@ -14,9 +14,9 @@ import torch
 
 from gloro_lite import stored
 from gloro_lite.certificate import certified_radius
+from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments.console import add_data, reports_errors, test_images
 from gloro_lite.files import home, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
@@ -63,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     load = test_images(options.data)
     for run in options.runs or stored.runs():
         row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        print(run, row, flush=True)
+        name = "/".join(stored.folder(run).parts[-2:])  # with its seed, which an only run may be named without
+        print(name, row, flush=True)
         known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
+        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, name: row}.items()))}
         write_json(OUTPUT, record)
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.files import write_json
 from gloro_lite.precision import exact_float32
@@ -67,8 +68,9 @@ def measure(name: str, rounds: int) -> dict:
     return rows
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns 0, or 1 after an error."""
     p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.precisions", description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=5, help="steps of each, the shortest counts (default: 5)")
     p.add_argument("--here", action="store_true", help="print this process's measurement as JSON and write nothing")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
+from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import ablations
-from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import home, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine

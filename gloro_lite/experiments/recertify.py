@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gloro_lite import stored
-from gloro_lite.experiments.console import add_data, reports_errors, test_images
+from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.train import results
 
 

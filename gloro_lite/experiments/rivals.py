@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloro_lite import networks
+from gloro_lite import extras, networks
 from gloro_lite.certificate import Certificate, joined
+from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
-from gloro_lite.experiments.console import add_data, reports_errors
 from gloro_lite.files import write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
@@ -124,7 +124,8 @@ def build(method: str, network: str, dataset: str, *, seed: int = 0) -> nn.Seque
 
 def load(folder: Path) -> GloroNet:
     """The network of a rival's run in a folder, as a GloRo Net at its epsilon, in eval mode."""
-    from safetensors.torch import load_file
+    with extras.needed("reading weights", "train"):
+        from safetensors.torch import load_file
 
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     dataset = find(record["settings"]["row"]).dataset
@@ -142,7 +143,8 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
 
     Raises ValueError for a network that the method cannot take, with the layer and the reason, before anything is trained.
     """
-    from safetensors.torch import save
+    with extras.needed("writing weights", "train"):
+        from safetensors.torch import save
 
     rival, shape = METHODS[settings.method], INFO[recipe.dataset].shape
     network = build(settings.method, settings.network, recipe.dataset, seed=seed)

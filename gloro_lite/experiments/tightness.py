@@ -26,7 +26,7 @@ from gloro_lite import stored
 from gloro_lite.attacks import pgd
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
-from gloro_lite.experiments.console import add_data, reports_errors, test_images
+from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.files import home, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
 from gloro_lite.precision import exact_float32

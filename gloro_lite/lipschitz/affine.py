@@ -192,7 +192,17 @@ class Convolution(SumsOfProducts):
 
 
 def _check_steps(layer: nn.Module, axes: int) -> None:
-    """Settings that PyTorch takes when a layer is built and fails on when it runs."""
+    """Settings that PyTorch takes when a layer is built, or that were changed since, and that it fails on when it runs."""
+    transposed = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
+    modes = ("zeros",) if transposed else ("zeros", "circular", "reflect", "replicate")
+    if layer.padding_mode not in modes:
+        _refuse(layer, f"its padding_mode is {layer.padding_mode!r}, and must be one of {', '.join(modes)}")
+    if isinstance(layer.padding, str) and (transposed or layer.padding not in ("same", "valid")):
+        _refuse(layer, f"its padding is {layer.padding!r}: give numbers{'' if transposed else ', same or valid'}")
+    if layer.padding == "same" and max(per_axis(layer.stride, axes)) > 1:
+        _refuse(layer, f"its padding is 'same', which PyTorch has for strides of 1 alone, not {layer.stride}")
+    if not isinstance(layer.groups, int) or layer.groups < 1:
+        _refuse(layer, f"its groups are {layer.groups!r}: a whole number from 1 is needed")
     for setting, least in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0)):
         value = getattr(layer, setting)
         if not isinstance(value, str) and min(per_axis(value, axes)) < least:
@@ -354,6 +364,8 @@ class Diagonal(Affine):
                 _refuse(layer, "with track_running_stats=False it is no fixed function: it has no Lipschitz bound")
             if (layer.running_var < 0).any():
                 _refuse(layer, "its running_var holds negative numbers, which no variance is")
+            if isinstance(layer.eps, int | float) and layer.eps < 0:
+                _refuse(layer, f"its eps is {layer.eps}: PyTorch takes none below 0")
             if not (layer.running_var + layer.eps > 0).all():
                 _refuse(layer, f"its running_var and its eps, {layer.eps}, must be above 0 together: it divides by their root")
             count, what = layer.num_features, "features"

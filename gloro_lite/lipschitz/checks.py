@@ -7,27 +7,31 @@ make a module compute something else; they are refused, since their effect canno
 from __future__ import annotations
 
 import operator
-import types
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _VariableFunctions as _C
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from gloro_lite.lipschitz.errors import NetworkError
 
 _PLAIN = (int, float, str, bool, type(None), torch.dtype)
-_METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    """The methods that a class defines itself, but for those that only build an instance, which torch.compile replaces."""
+    """The methods that a class defines itself, of whatever type, but for those that only build an instance, which torch.compile
+    replaces."""
     return {
         name: value
         for name, value in vars(cls).items()
-        if (isinstance(value, _METHODS) or name == "__call__") and name not in ("__init__", "__setstate__")
+        if (callable(value) or hasattr(value, "__get__")) and name not in ("__init__", "__setstate__")
     }
 
 
@@ -41,6 +45,31 @@ def remember(cls: type) -> None:
     for parent in cls.__mro__[:-1]:
         _ORIGINALS.setdefault(parent, _methods(parent))
         _UNTOUCHED.setdefault(parent, dict(vars(parent)))
+
+
+_FUNCTIONS = {
+    home: {name: value for name, value in vars(home).items() if callable(value) and (home is F or hasattr(_C, name))}
+    for home in (F, torch)
+}
+"""The functions that layers and their nodes are made of, as they were when this package was imported."""
+
+
+def check_process() -> None:
+    """Raise NetworkError where something makes every network of this process, or all that this thread computes, another one."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
+    for home, functions in _FUNCTIONS.items():
+        if list(map(vars(home).get, functions)) != list(functions.values()):
+            name = next(name for name, function in functions.items() if vars(home).get(name) is not function)
+            raise NetworkError(
+                f"the function {home.__name__}.{name} was replaced after gloro_lite was imported: certificates need the original"
+            )
+    for mode in (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()):
+        # PyTorch's own set the device of new tensors, count operations and the like.
+        if not type(mode).__module__.startswith("torch."):
+            raise NetworkError(
+                f"a mode is active, {type(mode).__name__}, that may change what PyTorch computes: leave it before certifying"
+            )
 
 
 def layer_type(module: nn.Module) -> type:
@@ -147,19 +176,15 @@ def check_network(network: nn.Module, registered: Callable[[nn.Module], object])
     Args:
         registered: tells whether a module's type has a registered bound (not None).
     """
-    check_global_hooks()
+    check_process()
     own_affair: list[str] = []
     for name, module in network.named_modules():
         known = registered(module) is None and not any(name.startswith(prefix) for prefix in own_affair)
         if not known:
             own_affair.append(f"{name}." if name else "")
         check_module(module, name, known=known)
-
-
-def check_global_hooks() -> None:
-    """Raise NetworkError where hooks are registered for all modules."""
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        raise NetworkError("forward hooks are registered for all modules, and may change what they compute: remove them first")
+    for name, tensor in floating_tensors(network, registered):
+        check_flushing(tensor, f"the numbers of {name}")
 
 
 def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
@@ -180,9 +205,29 @@ def check_tensor(x: object) -> None:
         raise TypeError(f"inputs must be a torch.Tensor, not {type(x).__name__}: torch.as_tensor(x) makes one")
 
 
+def check_flushing(tensor: Tensor, name: str) -> None:
+    """Raise NetworkError for subnormal numbers in a tensor where this thread takes them for 0 (`torch.set_flush_denormal`)."""
+    if sys.float_info.min / 2 > 0 or tensor.dtype not in _WHOLE:
+        return
+    # As bits, without the sign: arithmetic does not see them.
+    bits = tensor.detach().contiguous().view(_WHOLE[tensor.dtype]) & torch.iinfo(_WHOLE[tensor.dtype]).max
+    normal = torch.full((), torch.finfo(tensor.dtype).tiny, dtype=tensor.dtype, device="cpu").view(bits.dtype).item()
+    if ((bits > 0) & (bits < normal)).any():
+        raise NetworkError(
+            f"{name} hold some so near 0, below {torch.finfo(tensor.dtype).tiny:.2g}, that this process takes them for 0: call "
+            "torch.set_flush_denormal(False) before certifying"
+        )
+
+
+_WHOLE = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
+"""Whole numbers of as many bits. What is subnormal in float16 is not in float32, in which it is computed with."""
+
+
 def check_batch(x: Tensor, input_shape: tuple[int, ...]) -> None:
     """Raise TypeError for inputs that are no tensor, ValueError for another shape than ``(batch, *input_shape)``."""
     check_tensor(x)
+    if x.layout != torch.strided or x.device.type == "meta":
+        raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
     if x.dim() != len(input_shape) + 1 or tuple(x.shape[1:]) != input_shape:
         hint = "; add a batch dimension with x[None]" if tuple(x.shape) == input_shape else ""
         raise ValueError(f"inputs must have shape (batch, {', '.join(map(str, input_shape))}), not {tuple(x.shape)}{hint}")

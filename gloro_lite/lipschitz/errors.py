@@ -25,3 +25,9 @@ class UnknownLayerError(NetworkError):
 
 class MismatchError(NetworkError):
     """The network computes something else than the program that was bounded."""
+
+
+def said(error: Exception) -> str:
+    """What an error of PyTorch, or of a layer of one's own, says in its first line; its type where it says nothing."""
+    text = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    return text or type(error).__name__

@@ -63,7 +63,7 @@ class Track:
 
     Attributes:
         value: the computed activation, (batch, ...).
-        length: (batch,) float64, at least the l2 length of the exact activation.
+        length: (batch,) float64, at least the l2 lengths of the exact activation and of the computed one.
         lipschitz: bound on the Lipschitz constant of the exact activation as a function of the network's input.
         own: how far `value` is off; the ball has no part in it.
         deployed: the same for the network in another format, at each point of a ball; None where that is not asked for.
@@ -130,7 +130,7 @@ class Node:
         """Apply the node to a track: value, length, and how far both formats can be off."""
         value = self.apply(track.value)
         lipschitz = constants.bound(self)
-        own = lipschitz * track.own + _error(constants.rounding(self, constants.own), track.length + track.own)
+        own = lipschitz * track.own + _error(constants.rounding(self, constants.own), track.length)
         length = lengths(value.detach(), constants.own) + own
         deployed, largest = track.deployed, track.largest
         if deployed is not None and constants.deployed is not None:
@@ -145,7 +145,7 @@ class Node:
             )
             deployed = Deviation(
                 _up(lipschitz * deployed.at + _error(rounding, reach)),
-                float(lipschitz * deployed.slope + Upper(rounding.gain) * slope),
+                float(lipschitz * deployed.slope + rounding.gain * slope),
             )
         return replace(
             track,
@@ -269,14 +269,13 @@ class Sum(Node):
         a, b = self.branch.follow(track, constants), self.shortcut.follow(track, constants)
         value = a.value + b.value
         # Rounding takes each path by itself: in the sum of the operators it need not cancel.
-        reach = a.length + b.length + a.own + b.own
-        own = a.own + b.own + 2 * constants.own.unit * reach
+        own = a.own + b.own + 2 * constants.own.unit * (a.length + b.length)
         deployed, largest = None, track.largest
         if a.deployed is not None and b.deployed is not None and constants.deployed is not None:
             unit = 2 * constants.deployed.unit
             at, slope = a.deployed.at + b.deployed.at, Upper(a.deployed.slope) + b.deployed.slope
             sums = a.length + b.length + at, a.lipschitz + b.lipschitz + slope
-            deployed = Deviation(_up(at + unit * sums[0]), float(slope + Upper(unit) * sums[1]))
+            deployed = Deviation(_up(at + unit * sums[0]), float(slope + unit * sums[1]))
             largest = (
                 torch.maximum(torch.maximum(a.largest[0], b.largest[0]), 2 * sums[0]),
                 max(a.largest[1], b.largest[1], 2 * sums[1]),

@@ -38,6 +38,12 @@ class Activation(Node):
                     "that is a jump, and no function with a jump has a Lipschitz constant: give a threshold of 20 or more",
                     kind="Softplus",
                 )
+            if layer.threshold > 80:
+                raise NetworkError(
+                    f"its threshold is {layer.threshold}: up to it PyTorch computes exp(beta x), which overflows in float32 "
+                    "beyond 88; give a threshold from 20 to 80",
+                    kind="Softplus",
+                )
         if isinstance(layer, nn.PReLU):
             count = layer.weight.numel()
             if layer.weight.dim() != 1 or (count > 1 and (not input_shape or input_shape[0] != count)):

@@ -139,17 +139,15 @@ def unrolled_norm(operator: Affine) -> Upper:
     absolute = maps(operator.absolute())[0] if sums else None
     gram = torch.empty(size, size, dtype=torch.float64)
     squares = 0.0
-    scale = 0.0
+    # A power of two that brings the weights near 1: their squares neither under- nor overflow.
+    scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights()), default=1.0))
     chunk = max(1, _ENTRIES // max(rows, columns))
     for start in range(0, size, chunk):
         stop = min(start + chunk, size)
         basis = torch.zeros(stop - start, size, dtype=torch.float64)
         basis[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
         basis = basis.view(-1, *shape)
-        image = there(basis)
-        if not scale:  # a power of two that brings the weights near 1: their squares neither under- nor overflow
-            scale = 1 / power_of_two(max((w.abs().max().item() for w in operator.weights()), default=1.0))
-        image = image * scale
+        image = there(basis) * scale
         largest = image if absolute is None else absolute(basis) * scale
         squares += largest.square().sum().item()
         gram[start:stop] = back(image).reshape(stop - start, size) * scale
@@ -158,7 +156,7 @@ def unrolled_norm(operator: Affine) -> Upper:
     error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
     if composed:  # what underflows on the way is stretched by the parts behind it, there and back, and by the scale
         error = error + DOUBLE.tiny * size * size * operator.terms * 2.0 ** (4 * _SPAN_LIMIT)
-    return Upper(raised(math.sqrt(_largest_eigenvalue(gram, error)))) * (1 / scale if scale else 1.0)
+    return raised(math.sqrt(_largest_eigenvalue(gram, error))) * (1 / scale)
 
 
 def banded_norm(operator: Convolution) -> Upper:
@@ -169,7 +167,7 @@ def banded_norm(operator: Convolution) -> Upper:
     # As for the dense matrix; a block's entries are sums of the same products, and its zeros round nothing.
     error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, gram.size) * (1 + 1e-6) + DOUBLE.tiny * gram.size**2
     top = _lanczos(gram.times, gram.size) if math.isfinite(squares) else math.inf
-    return Upper(raised(math.sqrt(_proven_eigenvalue(top, gram.is_below, gram.size, gram.band, squares, error)))) * (1 / scale)
+    return raised(math.sqrt(_proven_eigenvalue(top, gram.is_below, gram.size, gram.band, squares, error))) * (1 / scale)
 
 
 def torus_norm(operator: Convolution) -> Upper:
@@ -206,7 +204,7 @@ def torus_norm(operator: Convolution) -> Upper:
     chunk = max(1, _ENTRIES // symbol.shape[-2] ** 2)
     for part in symbol.split(chunk):
         top = max(top, _largest_eigenvalue(part @ part.mH, error))
-    return Upper(raised(math.sqrt(top))) * (1 / scale)
+    return raised(math.sqrt(top)) * (1 / scale)
 
 
 @on_cpu
@@ -228,7 +226,7 @@ def absolute_norm(operator: Affine, iterations: int = 12) -> Upper:
             best = min(best, (image / v).max().item())
             v = (image / image.max().clamp_min(1e-300)).clamp_min(1e-6)
     slack = 1 + 2 * DOUBLE.gamma(4 * absolute.terms + 8)
-    return Upper(raised(math.sqrt(best * slack))) * (1 / scale)
+    return raised(math.sqrt(best * slack)) * (1 / scale)
 
 
 def _span(operator: Affine) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.lipschitz.checks import check_shape
+from gloro_lite.lipschitz.checks import check_shape, settings
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Shape
 from gloro_lite.lipschitz.walk import registered, walk
 from gloro_lite.precision import full_precision
@@ -102,7 +102,8 @@ class TrainingBound(nn.Module):
         self._layers, self._shape = layers, check_shape(input_shape)
         named = [("", layers)] if isinstance(layers, nn.Module) else layers
         modules = [module for _, layer in named for module in layer.modules()]
-        key = [self._shape, *(name for name, _ in named), *map(registered, modules), *modules]
+        configured = (settings(module)[0] for module in modules)
+        key = [self._shape, *(name for name, _ in named), *map(registered, modules), *configured, *modules]
         # By identity: modules that are equal may still be different ones, with weights of their own.
         known = self.__dict__.get("_key", [])
         if len(key) == len(known) and all(

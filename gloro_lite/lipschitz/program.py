@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from gloro_lite.lipschitz.affine import Convolution
 from gloro_lite.lipschitz.checks import check_network, check_shape, check_types, floating_tensors, own_tensors, settings
-from gloro_lite.lipschitz.errors import MismatchError, NetworkError
+from gloro_lite.lipschitz.errors import MismatchError, NetworkError, said
 from gloro_lite.lipschitz.nodes import Constants, Deviation, Node, Sequence, Shape, Track, lengths
 from gloro_lite.lipschitz.norms import Proven
 from gloro_lite.lipschitz.rounding import Format, Upper, number_format
@@ -92,6 +92,10 @@ def _frozen(network: nn.Module) -> nn.Module:
                 clone = tensor.detach().clone()
                 memo[id(tensor)] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
     frozen = copy.deepcopy(network, memo)
+    shared = set(network.modules()) & set(frozen.modules())
+    if shared:
+        kinds = ", ".join(sorted({type(module).__name__ for module in shared}))
+        raise NetworkError(f"the network cannot be copied, and so not be frozen: a copy of it has the same {kinds} in it")
     for module, twin in list(zip(network.modules(), frozen.modules(), strict=True)):
         if parametrize.is_parametrized(module):
             del twin._modules["parametrizations"]
@@ -266,7 +270,13 @@ class Program:
         """
         rows = few(x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            own = self.network(x[rows].double()) if network is None else network(x[rows])
+            try:
+                own = self.network(x[rows].double()) if network is None else network(x[rows])
+            except Exception as error:
+                raise MismatchError(
+                    f"the network itself fails on inputs that its layers should take ({said(error)}): a setting of a layer was "
+                    "changed after it was built, or a layer of your own fails. Nothing can be certified"
+                ) from error
         own, rows = own.detach().to(logits.device, torch.float64), rows.to(logits.device)
         computed, allowed = logits.detach()[rows].double(), tolerance[rows]
         if own.shape == computed.shape:

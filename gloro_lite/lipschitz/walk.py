@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gloro_lite.layers import Residual
 from gloro_lite.lipschitz.affine import AFFINE
-from gloro_lite.lipschitz.checks import COMPILED, check_global_hooks, check_module, check_shape, layer_type, own_tensors, remember
-from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError
+from gloro_lite.lipschitz.checks import COMPILED, check_module, check_process, check_shape, layer_type, own_tensors, remember
+from gloro_lite.lipschitz.errors import NetworkError, UnknownLayerError, said
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Norms, Rounding, Sequence, Shape, Sum
 from gloro_lite.lipschitz.nonlinear import NONLINEAR, REFUSED
 from gloro_lite.lipschitz.norms import check_provable
@@ -58,16 +58,22 @@ class Registered(Node):
         """What the function that is registered now says now."""
         function = registered(self.layer)
         assert function is not None
-        value = function(self.layer, self.input_shape)
-        number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+        try:
+            value = function(self.layer, self.input_shape)
+        except Exception as error:
+            raise NetworkError(f"its registered bound fails ({said(error)})", self.name, _kind(self.layer)) from error
+        number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
         if not number or not float(value) >= 0:
             raise NetworkError(
-                f"its registered bound is {value!r}: it must be a number that is not negative", kind=_kind(self.layer)
+                f"its registered bound is {value!r}: it must be a number that is not negative", self.name, _kind(self.layer)
             )
         return value
 
     def apply(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
+        try:
+            y = self.layer(x)
+        except Exception as error:
+            raise NetworkError(f"it fails on the inputs ({said(error)})", self.name, _kind(self.layer)) from error
         if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *self.output_shape):
             raise NetworkError(f"it does not give outputs of shape {self.output_shape}", self.name, _kind(self.layer))
         if y.dtype != x.dtype:
@@ -125,7 +131,7 @@ def walk(module: nn.Module, input_shape: Shape, name: str = "", *, trained: bool
 
     Raises NetworkError, or UnknownLayerError, with the layer's dotted name, for what cannot be bounded.
     """
-    check_global_hooks()
+    check_process()
     return _walk(module, check_shape(input_shape), name, (), trained)
 
 
@@ -150,8 +156,10 @@ def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
         raise NetworkError(error.reason, name, _kind(module), shape) from None
     except Exception as error:
         # Settings of types that PyTorch itself would fail on, and whatever a layer with a registered bound may raise.
-        said = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
-        raise NetworkError(said or type(error).__name__, name, _kind(module), shape) from error
+        reason = f"it fails ({said(error)})"
+        if registered(module) is None:
+            reason = f"a setting or tensor of it is not as PyTorch makes them ({said(error)}): build the layer anew"
+        raise NetworkError(reason, name, _kind(module), shape) from error
 
 
 def _node(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], trained: bool) -> Node:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import linear_operator, operator_norm
-from gloro_lite.lipschitz.checks import check_batch, check_network, check_shape, layer_type
+from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_network, check_shape, layer_type
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine
 from gloro_lite.lipschitz.program import Program
@@ -223,10 +223,11 @@ def check_inputs(shape: Shape, x: Tensor) -> Tensor:
     Raises TypeError for what is no tensor of floating-point values, ValueError for a wrong shape and values that are not finite.
     """
     check_batch(x, shape)
-    if not x.is_floating_point() or x.layout != torch.strided or x.device.type == "meta":
-        raise TypeError(f"inputs must be floating-point numbers, in the units of epsilon; these are {x.dtype} on {x.device}")
+    if not x.is_floating_point():
+        raise TypeError(f"inputs must be floating-point numbers, in the units of epsilon; these are {x.dtype}")
     if not x.isfinite().all():
         raise ValueError("inputs must be finite, and these hold NaN or infinite values")
+    check_flushing(x, "the inputs' numbers")
     return x.detach().to("cpu", torch.float64).flatten(1)
 
 

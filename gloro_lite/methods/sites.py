@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gloro_lite import extras
 from gloro_lite.certificate import Certificate, check_epsilon, joined
+from gloro_lite.console import reports_errors
 from gloro_lite.evaluate import figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.lipschitz.checks import check_batch
@@ -439,7 +442,8 @@ def write(
 
     Returns: what is in `result.json`.
     """
-    from safetensors.torch import save
+    with extras.needed("writing sites", "train"):
+        from safetensors.torch import save
 
     x, y = test.images(), test.y
     classifier = sites.classifier()
@@ -490,8 +494,9 @@ def write(
 
 def load_sites(path: str | Path) -> Sites:
     """The sites that `write` left in a `model.safetensors`. Raises FileNotFoundError, and ValueError for another file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    with extras.needed("reading sites", "train"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: run python -m gloro_lite.methods.sites first, or check the path")
@@ -502,8 +507,9 @@ def load_sites(path: str | Path) -> Sites:
         raise ValueError(f"{path} holds no sites with labels ({error}): it must be a file that this module wrote") from error
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    """The command; see the module. Returns what is in `result.json`."""
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, see the module; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
     parser.add_argument("--epochs", type=int, default=60, help="in all; a run can be prolonged (default: 60)")
@@ -533,9 +539,9 @@ def main(arguments: list[str] | None = None) -> dict:
     if epochs < 1:
         parser.error(f"--epochs must be at least 1, not {epochs}")
     if (folder / "result.json").exists():
-        parser.error(f"{folder} holds a finished run: give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ValueError(f"{folder} holds a finished run: give another folder with --output")
     train, validation, test = load_data(settings.data, root, seed)
+    folder.mkdir(parents=True, exist_ok=True)
     sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
     before = Sites(sites.sites, sites.labels)
     checkpoint = folder / "checkpoint.pt"
@@ -552,14 +558,14 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     if len(history) < epochs:
         print(f"{len(history)} of {epochs} epochs: run the command again to go on", flush=True)
-        return {}
+        return 0
     if not tested:
-        return {}
+        return 0
     result = write(sites, before, train, test, folder, settings, history, epochs=epochs, seed=seed)
     checkpoint.unlink()
     print(json.dumps({name: result[name] for name in ("test_accuracy", "test_vra", "test_vra_in_box", "validation_vra")}))
-    return result
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

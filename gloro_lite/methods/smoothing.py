@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gloro_lite import extras
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.fit import minimise
 from gloro_lite.lipschitz.checks import check_tensor, is_random
@@ -38,7 +39,8 @@ def samples_needed(alpha: float, ratio: float = 0.0) -> int:
 
     The lower confidence bound is then alpha^(1/n), which must exceed Phi(ratio). Raises ValueError unless 0 < alpha < 0.5.
     """
-    from scipy.stats import norm
+    with extras.needed("smoothing", "book"):
+        from scipy.stats import norm
 
     _check_alpha(alpha)
     fraction = math.log(alpha) / float(norm.logcdf(ratio))

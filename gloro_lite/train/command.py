@@ -16,6 +16,7 @@ import signal
 import sys
 import typing
 
+from gloro_lite.console import ERRORS, one_line
 from gloro_lite.datasets import benchmarks
 from gloro_lite.precision import exact_float32
 from gloro_lite.train.checkpoint import CheckpointError
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The options; every field of a recipe can be overridden by one."""
     p = argparse.ArgumentParser(
         prog="python -m gloro_lite.train",
+        usage="%(prog)s --recipe NAME [options]",  # of which there are too many for each error to repeat
         description="Train a recipe and certify the test set.",
         epilog="recipes:\n" + "\n".join(f"  {name:24} {summary(name)}" for name in RECIPES) + "\n\n" + _EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -88,15 +90,18 @@ def _settings() -> list[dataclasses.Field]:
 
 
 def _seed(text: str) -> int:
-    if not 0 <= (seed := int(text)) < SEEDS:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {SEEDS - 1}, not {text}")
-    return seed
+    if text.isdecimal() and int(text) < SEEDS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {SEEDS - 1}, not {text}")
 
 
 def _seconds(text: str) -> float:
-    if not (seconds := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
-    return seconds
+    try:
+        if (seconds := float(text)) > 0:
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,13 +147,10 @@ def _run(options: dict) -> int:
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last full epoch", first)
         return 130
-    except (ValueError, OSError, ImportError, MemoryError, benchmarks.DataError, CheckpointError) as error:
-        reason = error
-        if isinstance(error, OSError) and error.strerror:  # without the number
-            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    except (*ERRORS, CheckpointError) as error:
         if first:
             advice = next((f" ({options})" for kind, options in _ADVICE.items() if isinstance(error, kind)), "")
-            print(f"error: {reason}{advice}", file=sys.stderr)
+            print(f"error: {one_line(error)}{advice}", file=sys.stderr)
         return 1
     _say(f"test accuracy {result['test_accuracy']:.4f}, verified at {recipe.epsilon:.4g}: {result['test_vra']:.4f}", first)
     return 0

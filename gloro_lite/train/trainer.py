@@ -17,10 +17,10 @@ from gloro_lite.certificate import certified_radius
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision
+from gloro_lite.progress import Progress
 from gloro_lite.train import checkpoint, distributed, memory
 from gloro_lite.train.arithmetic import Arithmetic, choose
 from gloro_lite.train.augment import AUGMENTATIONS, augment
-from gloro_lite.train.progress import Progress
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.step import Step
 
@@ -97,7 +97,7 @@ class Trainer:
         weights: Path | None = None,
         compiled: bool | None = None,
     ):
-        self.device = _device(device)
+        self.device = usable_device(device)
         _check(recipe, seed, weights)
         self.recipe, self.seed, self.folder = recipe, seed, Path(folder)
         self.train, self.validation = (Images(*(t.to(self.device) for t in part)) for part in (data.train, data.validation))
@@ -177,7 +177,7 @@ class Trainer:
 
         Args:
             max_seconds: stop after the epoch that could be the last to fit.
-            progress: show it, as `gloro_lite.train.progress` does.
+            progress: show it, as `gloro_lite.progress` does.
             on_epoch: called after each epoch with the history and whether it was the last, to draw curves, say.
 
         Raises TrainingStopped at the time limit, TooLittleTime where that is too short for one epoch, Diverged where the loss or
@@ -349,7 +349,8 @@ class _TimeLimit:
         raise TrainingStopped(f"stopped at the time limit after {epoch} of {epochs} epochs")
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of this name. Raises ValueError where it is not there."""
     try:
         device = torch.device(name)
         if device.type == "meta":

@@ -133,8 +133,12 @@ def test_a_formula_keeps_its_marks_on_its_line():
     import pages
 
     formula = '<span class="math notranslate nohighlight">\\(x\\)</span>'
-    joined = f"({pages.JOINER}{formula}{pages.JOINER}) and {formula}{pages.JOINER}-robust, {formula} alone"
-    assert pages.tidied(f"({formula}) and {formula}-robust, {formula} alone") == joined
+    equal = '<span class="math notranslate nohighlight">\\(x =\\)</span> <span class="pasted-text">3</span>'
+    for text in (f"({formula}).", f"“({formula}”", f"{formula}-", equal):
+        assert pages.tidied(f"a {text} b") == f'a <span class="gloro-whole">{text}</span> b'
+    assert pages.tidied(f"a {formula} b {formula}") == f"a {formula} b {formula}"
+    assert pages.tidied("<b>97.03</b> % of") == "<b>97.03</b>&nbsp;% of"
+    assert pages.tidied('Solution to<a href="#e"> Exercise 1</a>') == 'Solution to <a href="#e">Exercise 1</a>'
 
 
 def test_the_index_has_the_main_terms_and_is_linked():

@@ -55,7 +55,7 @@ MODULES = (
     ),
 )
 """What certificates rest on, under gloro_lite/."""
-TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "refused", "museum", "falsify")
+TESTS = ("net", "program", "rounding", "lipschitz", "bounds", "refused", "museum", "falsify", "ordinary_use", "slack")
 """The tests that are run, tests/test_<name>.py: those of these modules, a minute and a half in all."""
 TOO_SLOW = (
     "too large to prove",

@@ -5,31 +5,33 @@ from __future__ import annotations
 import logging
 import statistics
 import sys
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Shown while a run trains.
+    """Shown while a net trains: a bar for whoever watches, else a line an epoch to the log `gloro_lite.progress`, at level INFO.
 
     Args:
-        steps: how many there are in an epoch.
+        steps: how many there are in an epoch; where `step` is not called, 1.
         epochs: how many there are.
         done: how many of them were done before.
         shown: False for nothing at all.
     """
 
     def __init__(self, steps: int, epochs: int, done: int, shown: bool):
-        self._epochs, self._shown, self._seconds = epochs, shown, []
-        self._bar = _bar(steps * epochs, steps * done) if shown and _is_watched() else None
+        self._epochs, self._shown = epochs, shown
+        self._seconds: list[float] = []
+        self._bar = _bar(steps * epochs, steps * done) if shown and is_watched() else None
 
     def step(self) -> None:
         """Another step is done."""
         if self._bar is not None:
             self._bar.update()
 
-    def epoch(self, row: dict, images: int) -> None:
-        """Another epoch of so many images is done; `row` is its line in the history."""
+    def epoch(self, row: dict[str, Any], images: int) -> None:
+        """Another epoch of so many images is done; `row` is its line in the history, which has its `seconds`."""
         self._seconds.append(row["seconds"])
         number = row["epoch"] + 1
         figures = f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, K {row['lipschitz']:.3g}"
@@ -45,14 +47,14 @@ class Progress:
             self._bar.close()
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether a bar that is redrawn can be seen: in a file each state of it would be kept."""
     # A module that is loaded is no notebook yet: only the shell of a running kernel has one.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
 
 
-def _bar(total: int, done: int):
+def _bar(total: int, done: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:

@@ -1,0 +1,57 @@
+"""What commands share: the option --data, test images, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+from gloro_lite.datasets import benchmarks
+from gloro_lite.datasets.benchmarks import DataError, Images
+
+ERRORS = (ValueError, OSError, ImportError, MemoryError, DataError)
+"""Of input, files, data and what is installed: their messages say what to do."""
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Declare --data, which `gloro_lite.datasets.benchmarks.load` takes."""
+    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+
+
+def test_images(folder: str | None) -> Callable[[str], Images]:
+    """What gives the test split of a data set, read once for runs of the same one in a row; `folder`: see `add_data`."""
+    return functools.lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, folder).test)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and without the system's number for it."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__
+
+
+def reports_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """A command that an error ends with one line on stderr and status 1, and Ctrl-C with one and status 130."""
+
+    @functools.wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        try:
+            code = main(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # The reader, `head` say, has what it wants. Python would flush once more as it exits, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except ERRORS as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return run

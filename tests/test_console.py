@@ -1,0 +1,112 @@
+"""What the project's commands share: an error is one line that says what to do, and never a traceback."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from gloro_lite import extras
+from gloro_lite.console import one_line, reports_errors
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (ValueError("say which\n  of the two"), "say which of the two"),
+        (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
+        (OSError(28, "a/b could not be written (no space)"), "a/b could not be written (no space)"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_an_error_is_one_line(error, told, capsys):
+    @reports_errors
+    def main(arguments=None):
+        raise error
+
+    assert one_line(error) == told
+    assert main() == 1 and capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_ctrl_c_is_one_line(capsys):
+    @reports_errors
+    def main(arguments=None):
+        raise KeyboardInterrupt
+
+    assert main() == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_what_is_missing_names_its_extra():
+    told = r"drawing needs nowhere: pip install 'gloro-lite\[book\]'"
+    with pytest.raises(ModuleNotFoundError, match=told) as raised, extras.needed("drawing", "book"):
+        importlib.import_module("nowhere.part")
+    assert raised.value.name == "nowhere"
+
+
+NEEDS = {
+    "gloro_lite.load('mnist-0.3')": ("safetensors", "train"),
+    "from gloro_lite.cli import images; images.read('.', (1, 28, 28), 10)": ("numpy", "train"),
+    "from gloro_lite.datasets import digits; digits.load()": ("sklearn", "book"),
+    "from gloro_lite.datasets import benchmarks; benchmarks.load('mnist', 'nowhere')": ("torchvision", "train"),
+    "from gloro_lite.methods import smoothing; smoothing.samples_needed(0.001)": ("scipy", "book"),
+    "from gloro_lite import plotting; plotting.use_style()": ("matplotlib", "book"),
+    "import gloro_lite.widgets": ("traitlets", "book"),
+    "from gloro_lite import export; export.save_onnx(None, 'net.onnx')": ("onnx", "onnx"),
+    "from gloro_lite import attack_suite; attack_suite._estimator(None, None, (0, 1))": ("art", "attacks"),
+}
+
+
+@pytest.mark.slow
+def test_each_optional_part_names_its_extra():
+    hidden = ["numpy", "torchvision", "safetensors", "sklearn", "scipy", "matplotlib", "traitlets", "onnx", "art"]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({hidden}))
+import gloro_lite
+for part in {list(NEEDS)}:
+    try:
+        exec(part)
+    except (ImportError, RuntimeError) as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    told = done.stdout.splitlines()
+    assert done.returncode == 0 and len(told) == len(NEEDS), done.stderr
+    for line, (package, extra) in zip(told, NEEDS.values(), strict=True):
+        assert line.endswith(f"needs {package}: pip install 'gloro-lite[{extra}]'")
+
+
+BAD = {
+    "experiments.ablations": ["--data", "{file}/x"],
+    "experiments.attack": ["nothing"],
+    "experiments.benchmark": ["--device", "nonsense"],
+    "experiments.falsify": ["nothing"],
+    "experiments.feature_sites": ["--data", "{file}/x"],
+    "experiments.guarantees": ["nothing"],
+    "experiments.rates": ["nothing"],
+    "experiments.recertify": ["nothing"],
+    "experiments.rivals": ["lmt", "nothing"],
+    "experiments.tightness": ["nothing"],
+    "methods.sites": ["--output", "{folder}/new", "--root", "{file}/x"],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_commands_tell_an_error_in_one_line(tmp_path, capsys, name):
+    file = tmp_path / "file"
+    file.touch()
+    arguments = [argument.format(file=file, folder=tmp_path) for argument in BAD[name]]
+    assert importlib.import_module(f"gloro_lite.{name}").main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "a command that does nothing leaves nothing"
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "x"], ["--seed", "-1"], ["--max-seconds", "soon"], ["--max-seconds", "0"]])
+def test_an_option_of_train_that_is_not_understood_is_told_in_two_lines(capsys, arguments):
+    from gloro_lite.train.command import main
+
+    with pytest.raises(SystemExit) as raised:
+        main(["--recipe", "mnist-0.3", *arguments])
+    err = capsys.readouterr().err.splitlines()
+    assert raised.value.code == 2 and len(err) == 2 and "must be a" in err[1] and err[1].endswith(f"not {arguments[1]}")

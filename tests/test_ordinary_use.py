@@ -22,6 +22,7 @@ from gloro_lite.lipschitz import (
     power_iteration,
     upper_bound,
 )
+from gloro_lite.lipschitz.checks import check_flushing
 from gloro_lite.methods import lmt
 from gloro_lite.methods.sites import Sites
 from gloro_lite.methods.smoothing import Smoothed
@@ -133,11 +134,21 @@ def test_a_bound_that_is_registered_anew_is_asked():
         assert torch.allclose(net.estimate().double(), bound * torch.cdist(rows, rows), rtol=1e-5)
 
 
-@pytest.mark.parametrize("bound", [None, "1", [1.0], -1.0, math.nan])
+@pytest.mark.parametrize("bound", [None, "1", [1.0], -1.0, math.nan, torch.ones(2), torch.tensor(1j)])
 def test_a_registered_bound_is_a_number(bound):
     layer_bound.register(Negated, lambda layer, shape: bound)
     with pytest.raises(NetworkError, match=r"layer '0' \(.*Negated\).*its registered bound is .*must be a number"):
         GloroNet(nn.Sequential(Negated(), nn.Linear(4, 3)), (4,), 0.1)
+
+
+def test_a_registered_bound_may_be_a_tensor_of_one_number():
+    rows = None
+    for bound in (2.0, torch.tensor(2.0), torch.tensor([2.0], dtype=torch.float64)):
+        layer_bound.register(Negated, lambda layer, shape, bound=bound: bound)
+        torch.manual_seed(0)
+        table = GloroNet(nn.Sequential(Negated(), nn.Linear(4, 3)), (4,), 0.1).eval().margin_constants()
+        rows = table if rows is None else rows
+        assert torch.allclose(table, rows, rtol=1e-6)
 
 
 # Settings of the process
@@ -543,12 +554,16 @@ def test_numbers_that_this_thread_takes_for_0_are_refused(what):
     x = torch.tensor([[1.0 if what == "weight" else 1e-40]])
     before = net.certify(x)
     assert before.prediction.item() == (0 if what == "weight" else 1)
+    normal, mixed = torch.tensor([0.0, torch.finfo(torch.float32).tiny, 1.0]), torch.tensor([1.0, -1e-39])
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor flushes nothing")
     try:
         for certify in (net.certify, net):
             with pytest.raises(NetworkError, match=r"set_flush_denormal\(False\)"):
                 certify(x)
+        check_flushing(normal, "these")
+        with pytest.raises(NetworkError, match="these hold some so near 0"):
+            check_flushing(mixed, "these")
         plain = dense()
         assert plain.certify(torch.rand(2, 4)).label.shape == (2,)
     finally:

@@ -300,6 +300,21 @@ def test_a_registered_layer_that_is_no_fixed_function_shows_on_the_batch():
         net.certify(torch.rand(4, 2))
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_registered_layer_whose_every_second_result_is_another_shows_too(start):
+    """Also where the network and the program are each right once: the program's own copy is run a second time."""
+    calls = iter(range(start, 10**6))
+
+    class Alternating(nn.Module):
+        def forward(self, x):
+            return x if x.dtype == torch.float32 or not x.any() or next(calls) % 2 else x / 2
+
+    layer_bound.register(Alternating, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Alternating(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    with pytest.raises(MismatchError):
+        net.certify(torch.rand(4, 2) + 0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [

@@ -55,6 +55,8 @@ REFUSED = [
     (nn.ConvTranspose2d(2, 1, 3), (1, 5, 5), "takes 2 channels"),
     (nn.ConvTranspose2d(2, 1, 3), (2, 5), "takes 2 channels and 2 axes"),
     (nn.ConvTranspose2d(1, 1, 1, padding=1), (1, 2, 9), "nothing is left"),
+    (nn.ConvTranspose2d(1, 1, 1, padding=1), (1, 1, 9), "nothing is left"),
+    (changed(nn.Conv2d(1, 1, 3, padding="same"), stride=(1, 2)), (1, 5, 5), "strides of 1 alone"),
     (nn.ConvTranspose2d(1, 1, 3, stride=(2, 1), output_padding=1), (1, 5, 5), "output_padding is"),
     (nn.ConvTranspose2d(1, 1, 3, stride=(1, 2), output_padding=1), (1, 5, 5), "output_padding is"),
     (nn.AvgPool2d(2), (4, 4), r"takes inputs of shape \(channels"),

@@ -180,6 +180,7 @@ def test_the_entries_of_a_gram_matrix_are_sums_of_few_products_or_many(monkeypat
         (nn.AdaptiveAvgPool2d(1), (1, 40, 40), norms.unrolled_norm, 1600),
         (nn.Linear(1, 1), (1,), norms.unrolled_norm, 1),
         (nn.Conv2d(1, 1, 1), (1, 3, 3), norms.banded_norm, 1),
+        (nn.ConvTranspose2d(40, 1, 1, bias=False), (40, 1, 1), norms.unrolled_norm, 40),
         # Its one pixel stands 41 times in the padded row, which 39 windows of three read.
         (nn.Conv1d(1, 1, 3, padding=20, padding_mode="replicate", bias=False), (1, 1), norms.unrolled_norm, 117),
     ):
@@ -189,6 +190,23 @@ def test_the_entries_of_a_gram_matrix_are_sums_of_few_products_or_many(monkeypat
         proof(operator)
         # Weights of 1 are halved, and where there are none they count as 1.
         assert errors.pop() >= terms * double.unit * operator.matrix().square().sum().item() / 4
+
+
+def test_a_scale_below_0_counts_by_its_size():
+    layer = nn.BatchNorm1d(2, eps=0.0).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([-30.0, 1.0]))
+    operator = walk(layer.double(), (2,))
+    assert operator.bound(norms.Proven()) >= 30
+    assert operator.rounding(DOUBLE, 30.0).gain >= 30 * DOUBLE.unit
+
+
+def test_a_divisor_below_0_counts_by_its_size():
+    """The sum of a window is the mean, times the divisor."""
+    for divisor, least in ((-8, 8), (8, 8), (2, 4)):
+        pool = walk(nn.AvgPool2d(2, divisor_override=divisor), (1, 4, 4))
+        plain = nodes.SumsOfProducts.rounding(pool, DOUBLE, 1.0)
+        assert pool.rounding(DOUBLE, 1.0).peak >= least * plain.peak > 0
 
 
 @pytest.mark.parametrize(("pivots", "failed"), [([1.0, 0.0, 2.0], 0), ([1.0, math.nan, 2.0], 0), ([1.0, 1.0, 2.0], 2)])

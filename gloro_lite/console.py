@@ -7,11 +7,12 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import DataError, Images
 
-ERRORS = (ValueError, OSError, ImportError, MemoryError, DataError)
+ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, DataError)
 """Of input, files, data and what is installed: their messages say what to do."""
 
 
@@ -23,6 +24,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def test_images(folder: str | None) -> Callable[[str], Images]:
     """What gives the test split of a data set, read once for runs of the same one in a row; `folder`: see `add_data`."""
     return functools.lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, folder).test)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raise FileNotFoundError where a file cannot be written because its folder is not there: before the work, not after it."""
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {path} does not exist: make it first")
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ class Progress:
     """Shown while a net trains: a bar for whoever watches, else a line an epoch to the log `gloro_lite.progress`, at level INFO.
 
     Args:
-        steps: how many there are in an epoch; where `step` is not called, 1.
+        steps: how many calls of `step` there are in an epoch.
         epochs: how many there are.
         done: how many of them were done before.
         shown: False for nothing at all.

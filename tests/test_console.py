@@ -16,6 +16,7 @@ from gloro_lite.console import one_line, reports_errors
         (ValueError("say which\n  of the two"), "say which of the two"),
         (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
         (OSError(28, "a/b could not be written (no space)"), "a/b could not be written (no space)"),
+        (TypeError("inputs must be floating-point"), "inputs must be floating-point"),
         (MemoryError(), "MemoryError"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from gloro_lite import stored
 from gloro_lite.certificate import BOTTOM, GUARANTEES, joined
 from gloro_lite.cli import arguments, images
+from gloro_lite.console import check_folder_of
 from gloro_lite.files import table, write_atomically
 
 _BATCH = 500
@@ -49,8 +50,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
     output = None if options.output is None else Path(options.output).expanduser()
-    if output is not None and not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of {output} does not exist: make it first")  # before the work, not after it
+    if output is not None:
+        check_folder_of(output)
     net = stored.load(options.net)
     epsilon = net.epsilon if options.epsilon is None else options.epsilon
     own = images.read(options.images, net.input_shape, net.classes)

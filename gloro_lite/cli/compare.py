@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gloro_lite import extras, stored
+from gloro_lite.console import check_folder_of
 from gloro_lite.datasets.benchmarks import INFO
 
 Record = dict[str, Any]
@@ -131,8 +132,7 @@ def plot(runs: list[str], target: str) -> None:
 def _check_target(target: Path) -> None:
     if target.suffix.lower() != ".png":
         raise ValueError(f"--plot writes a .png, not {target}")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
+    check_folder_of(target)
 
 
 def _read(run: str, name: str) -> list[dict[str, str]]:

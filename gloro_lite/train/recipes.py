@@ -321,7 +321,7 @@ _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-im
 
 def _epochs(recipe: Recipe) -> int:
     """Those of a recipe and of the runs that it goes on from."""
-    before = {first.name: first for first in (_FIRST, _CIFAR_FIRST, _CIFAR_SECOND, _CIFAR_THIRD)}
+    before = {first.name: first for first in _FURTHER}
     return recipe.epochs + (_epochs(before[recipe.init_from]) if recipe.init_from else 0)
 
 

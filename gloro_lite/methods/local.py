@@ -18,6 +18,7 @@ Which units are fixed is found layer by layer, by a bound on how far each can mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
-from gloro_lite.net import GloroNet
+from gloro_lite.net import GloroNet, State
 from gloro_lite.precision import on_cpu
 
 SIZE_LIMIT = 4096
@@ -272,6 +273,49 @@ def _prove(
     return ((square + loss * reach) * (1 + 1e-12)).sqrt().where(_positive(matrix), torch.inf)
 
 
+Robust = Callable[[Tensor, Tensor], Tensor]
+"""Maps radii and labels, (batch,) each, to whether each label is proven within its radius, (batch,) bool."""
+
+
+def check_net(net: GloroNet) -> None:
+    """Raise TypeError for what is no GloRo Net."""
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"a local bound is of a GloroNet, not of {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
+
+
+def fall_back(
+    net: GloroNet,
+    x: Tensor,
+    epsilon: float | None,
+    prepare: Callable[[State], Callable[[Tensor], Robust]],
+    *,
+    steps: int,
+    batch_size: int,
+) -> Certificate:
+    """Certify by the global bound, and by a local one where that leaves an input at bottom.
+
+    Args:
+        prepare: of the net's state, gives what makes the local bound of a batch of inputs.
+        steps, batch_size: see `certify`.
+
+    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `GloroNet.certify` raises.
+    """
+    check_net(net)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
+    # Both bounds are of one state of the network, also where another thread trains it.
+    state = net.state()
+    at = prepare(state)
+    known = net.certify(x, epsilon, state=state)
+    radius = known.radius.clone()
+    rejected = (known.label == BOTTOM).nonzero()[:, 0]
+    for rows in rejected.split(batch_size) if len(rejected) else ():
+        local = certificate(at(x[rows.to(x.device)]), known.prediction[rows].cpu(), epsilon, steps)
+        radius[rows] = torch.maximum(radius[rows], local.radius.to(radius))
+    return Certificate(known.prediction.where(radius > epsilon, BOTTOM), radius, known.prediction, "exact")
+
+
 @torch.no_grad()
 @on_cpu
 def certify(
@@ -294,29 +338,19 @@ def certify(
     Raises ValueError for a network that the local bound cannot take, with the layer, and for a batch_size below 1; TypeError for
     what is no GloRo Net; what `GloroNet.certify` raises.
     """
-    if not isinstance(net, GloroNet):
-        raise TypeError(f"a local bound is of a GloroNet, not of {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    check_net(net)
     chain(net.network, net.input_shape)  # first, as it knows better what is wrong
-    epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
-    # Both bounds are of one state of the network, also where another thread trains it.
-    state = net.state()
-    known = net.certify(x, epsilon, state=state)
-    layers, inputs, _ = read_program(state.program, x, chain)
-    radius = known.radius.clone()
-    norms = [stage.norm() for stage in layers]
-    rejected = (known.label == BOTTOM).nonzero()[:, 0]
-    for start in range(0, len(rejected), batch_size):
-        rows = rejected[start : start + batch_size]
-        points = inputs[rows.cpu()]
 
-        def proven(radii: Tensor, labels: Tensor, points: Tensor = points) -> Tensor:
-            return robust(layers, norms, points, radii, labels, iterations)
+    def prepare(state: State) -> Callable[[Tensor], Robust]:
+        norms = [stage.norm() for stage in chain(state.program.network, state.program.input_shape)]
 
-        local = certificate(proven, known.prediction[rows].cpu(), epsilon, steps)
-        radius[rows] = torch.maximum(radius[rows], local.radius.to(radius))
-    return Certificate(known.prediction.where(radius > epsilon, BOTTOM), radius, known.prediction, "exact")
+        def at(points: Tensor) -> Robust:
+            layers, inputs, _ = read_program(state.program, points, chain)
+            return lambda radius, labels: robust(layers, norms, inputs, radius, labels, iterations)
+
+        return at
+
+    return fall_back(net, x, epsilon, prepare, steps=steps, batch_size=batch_size)
 
 
 def robust(chain: list[Stage], norms: list[float], x: Tensor, radius: Tensor, labels: Tensor, iterations: int = 20) -> Tensor:

@@ -97,8 +97,8 @@ def tail(state: State) -> Tail:
     kinds = [layer_type(layer) for layer in layers]
     if len(layers) < 3 or kinds[0] is not nn.Linear or kinds[1] not in (nn.ReLU, MinMax, Absolute):
         raise ValueError(
-            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and Linear; "
-            f"this one ends in {', '.join(kind.__name__ for kind in kinds)}"
+            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and "
+            f"Linear; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
         )
     hidden, head = layers[0], layers[2]
     biases = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in (hidden, head)]
@@ -175,7 +175,8 @@ def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, l
     margins = logits.gather(1, labels[:, None]) - logits
     margins = margins - (off + off.gather(1, labels[:, None]) + FLOOR) * (1 + gamma(1)) - gamma(1) * margins.abs()
     # The last hidden layer's global bound is enough for most rivals.
-    falls = float(state.program.bound(nodes[-3:-1])) * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
+    hidden = float(state.program.bound(nodes[-3:-1]))
+    falls = hidden * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
     near = ~(margins - gamma(1) * margins.abs() > falls).scatter(1, labels[:, None], True)
     for pairs in near.nonzero().split(_PAIRS):
         rows, rivals = pairs.unbind(1)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gloro_lite import evaluate
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
@@ -298,7 +299,7 @@ def fall_back(
         prepare: of the net's state, gives what makes the local bound of a batch of inputs.
         steps, batch_size: see `certify`.
 
-    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `GloroNet.certify` raises.
+    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `gloro_lite.evaluate.certify` raises.
     """
     check_net(net)
     if batch_size < 1:
@@ -307,7 +308,7 @@ def fall_back(
     # Both bounds are of one state of the network, also where another thread trains it.
     state = net.state()
     at = prepare(state)
-    known = net.certify(x, epsilon, state=state)
+    known = evaluate.certify(net, x, epsilon, state=state)
     radius = known.radius.clone()
     rejected = (known.label == BOTTOM).nonzero()[:, 0]
     for rows in rejected.split(batch_size) if len(rejected) else ():

@@ -1,0 +1,46 @@
+"""What a local bound of the last layers adds to stored nets."""
+
+import json
+
+import torch
+from small_networks import dense
+
+from gloro_lite import GloroNet, MinMax
+from gloro_lite.datasets import benchmarks
+from gloro_lite.datasets.benchmarks import Benchmark, Images
+from gloro_lite.evaluate import certify
+from gloro_lite.experiments import last_layers
+from gloro_lite.methods import last_layers as method
+
+
+def case():
+    network = torch.nn.Sequential(torch.nn.Flatten(), *dense(36, 16, 16, 4, scale=0.2, activation=MinMax))
+    net = GloroNet(network, (1, 6, 6), 0.1).eval()
+    x = torch.randint(0, 256, (80, 1, 6, 6), dtype=torch.uint8)
+    with torch.no_grad():
+        y = net.logits(x.float() / 255).argmax(dim=1)
+    y[::3] = (y[::3] + 1) % 4
+    return net, Images(x, y)
+
+
+def test_the_local_bound_adds_and_the_accuracy_stays_above_both():
+    net, images = case()
+    row = last_layers.gain(net, images)
+    assert 0 < row["vra"] < row["local"] < row["accuracy"] < 1
+    x = images.x.float() / 255
+    assert row["vra"] == (certify(net, x).label == images.y).double().mean().item()
+    assert row["local"] == (method.certify(net, x).label == images.y).double().mean().item()
+    assert row["images"] == 80 and row["epsilon"] == 0.1 and row["seconds"] > 0 and row["time_over_global"] > 0
+
+
+def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
+    net, images = case()
+    monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
+    monkeypatch.setattr(last_layers.stored, "load", lambda run: net)
+    monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    for run in ("mnist-1.58", "mnist-0.3/seed-0"):  # a recipe's only run may be named without its seed
+        assert last_layers.main([run]) == 0
+    written = json.loads((tmp_path / "last_layers.json").read_text())
+    assert list(written["runs"]) == ["mnist-0.3/seed-0", "mnist-1.58/seed-0"]
+    assert last_layers.main(["no-such-run"]) == 1
+    assert "no-such-run" in capsys.readouterr().err

@@ -171,7 +171,7 @@ function render({ model, el }) {
     const curves = vra(radius);
     charts.vra.draw(now, curves, ` at ε = ${round(radius, 2)}`);
     for (const [key, values] of Object.entries(recorded)) charts[key].draw(now, values);
-    const percent = (value) => `${round(100 * value, 0)} %`;
+    const percent = (value) => `${round(100 * value, 0)}%`;
     text.textContent =
       `Epoch ${now}, of 0 to ${epochs - 1}. GloRo Net: accuracy ${percent(accuracy[0][now])}, VRA ${percent(curves[0][now])} at ε = ${round(radius, 2)}. ` +
       `Standard net: accuracy ${percent(accuracy[1][now])}, VRA ${percent(curves[1][now])}.`;

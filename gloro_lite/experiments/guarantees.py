@@ -61,12 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     options = parser.parse_args(arguments)
     load = test_images(options.data)
-    for run in options.runs or stored.runs():
+    for run in stored.chosen(options.runs):
         row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        name = "/".join(stored.folder(run).parts[-2:])  # with its seed, which an only run may be named without
-        print(name, row, flush=True)
+        print(run, row, flush=True)
         known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, name: row}.items()))}
+        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
         write_json(OUTPUT, record)
     return 0
 

@@ -265,8 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     exact_float32()
     how, load = Search(), test_images(options.data)
-    for run in options.runs or stored.names():
-        name = run if "/" in run else f"{run}/seed-0"
+    for name in map(stored.full_name, options.runs or stored.names()):
         if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
             print(f"{name}: in {OUTPUT.name} already")
             continue

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import attack_suite, attacks, stored
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import rivals
 from gloro_lite.files import home, write_json
@@ -174,7 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="mnist-0.3/seed-0 (default: each recipe's first that is due)")
     add_data(parser)
     for name, value in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"default: {value}")
+        kind = at_least(0 if name in ("auto_proven", "seed") else 1)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in SETTINGS}
     report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import stored
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
 from gloro_lite.experiments.searches import Target
@@ -185,11 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="stored models, <recipe>[/seed-<n>], or linear (default: all)")
     add_data(parser)
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="default: all of them")
-    parser.add_argument("--images", type=int, metavar="N", help="look at the first N test images in each search")
+    parser.add_argument("--images", type=at_least(2), metavar="N", help="look at the first N test images in each search")
     parser.add_argument("--again", action="store_true", help="attack anew what the record already holds")
     options = parser.parse_args(arguments)
-    if options.images is not None and options.images < 2:
-        parser.error("--images takes a number from 2 up")
     chosen = [full_name(name) for name in options.names] or names()
     attacked = recorded(options.again, chosen)
     for name in chosen:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.files import home, write_json
@@ -144,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)
     options = parser.parse_args(arguments)
+    check_folder_of(options.output)
     exact_float32()
     data = benchmarks.load(SETTINGS["dataset"], options.data)
     report = read(options.output)

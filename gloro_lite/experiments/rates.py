@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import ablations
 from gloro_lite.files import home, write_json
@@ -165,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.rows) - set(ROWS):
         raise ValueError(f"there is no row {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    check_folder_of(options.output)
     exact_float32()
     report = read(options.output)
     for row in options.rows or ROWS:

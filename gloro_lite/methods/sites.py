@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from gloro_lite import extras
 from gloro_lite.certificate import Certificate, check_epsilon, joined
-from gloro_lite.console import reports_errors
+from gloro_lite.console import at_least, reports_errors
 from gloro_lite.evaluate import figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.lipschitz.checks import check_batch
@@ -512,8 +512,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command, see the module; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
-    parser.add_argument("--epochs", type=int, default=60, help="in all; a run can be prolonged (default: 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)"
+    )
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
     parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="start no epoch after that long")
     parser.add_argument(
@@ -536,8 +538,6 @@ def main(arguments: list[str] | None = None) -> int:
     tested = not given.pop("no_test")
     settings = Settings(**given)
     check_settings(settings)
-    if epochs < 1:
-        parser.error(f"--epochs must be at least 1, not {epochs}")
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: give another folder with --output")
     train, validation, test = load_data(settings.data, root, seed)

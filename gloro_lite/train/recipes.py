@@ -271,7 +271,7 @@ _OURS = [
     ),
 ]
 
-# What the official scripts do for the same rows; where they differ from each other, see chapter 8.
+# What the official scripts do for the same rows; the chapter on full training says where they differ from each other.
 _PAPER = {
     "mnist-0.3": {
         "loss": "trades_ce",

@@ -14,7 +14,7 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import DataError, Images
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, DataError)
-"""Of input, files, data and what is installed: their messages say what to do."""
+"""Errors whose messages tell a user what to do: bad input, files, data, and packages that are missing."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

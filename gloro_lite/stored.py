@@ -20,7 +20,7 @@ PACKAGED = Path(__file__).parent / "weights"
 """Where an installed wheel keeps the runs that are small enough to travel with it, in the same layout."""
 
 FORMAT = 3
-"""Of `result.json`. `migrated` knows those before it."""
+"""The format of `result.json`. `migrated` brings earlier ones into it."""
 
 _RENAMED = {
     "rate": "learning_rate",

@@ -90,6 +90,10 @@ def test_bad_input_and_a_missing_toolbox_are_named(monkeypatch):
         attack_suite.pgd(network, x + 1, labels, 0.1)
     with pytest.raises(ValueError, match="labels"):
         attack_suite.auto_attack(network, x, labels[:3], 0.1)
+    with pytest.raises(ValueError, match="labels must be classes, from 0"):
+        attack_suite.pgd(network, x, labels - 9, 0.1)
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        attack_suite.pgd(network, x, labels, 0.1, steps=0)
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -94,7 +94,7 @@ class Files:
         return files
 
     def state(self, name: str) -> str:
-        """Of a path in the repository; with a slash at its end, of the names in that folder."""
+        """The state of a path in the repository; with a slash at its end, of the names in that folder."""
         if name not in self._states:
             self._states[name] = self._look(name)
         return self._states[name]
@@ -125,7 +125,7 @@ def _is_input(name: str) -> bool:
 
 
 def _state(name: str, notebook: Path, files: Files) -> str:
-    """Of an input by its name: "notebook", a path in the repository, or "there: " and one that was only asked for.
+    """The state of an input, by its name: "notebook", a path in the repository, or "there: " and one that was only asked for.
 
     Of "images: MNIST/raw" and the like, whether they are there: the package knows the digests of what they must be.
     """

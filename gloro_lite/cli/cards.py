@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from gloro_lite import stored
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import write_atomically
+from gloro_lite.files import read_json, write_atomically
 
 DATA_SETS = {
     "mnist": (
@@ -63,7 +62,7 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
     runs = stored_runs(results)
     texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
     readme = (root / "README.md").read_text(encoding="utf-8")
-    paper = json.loads((root / "data" / "paper.json").read_text(encoding="utf-8"))["table"]
+    paper = read_json(root / "data" / "paper.json")["table"]
     pattern = re.escape(START) + ".*?" + re.escape(END)
     table = f"{START}\n\n{results_table(paper, runs)}\n\n{END}"
     texts[root / "README.md"] = re.sub(pattern, lambda _: table, readme, flags=re.DOTALL)

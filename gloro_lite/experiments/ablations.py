@@ -24,7 +24,7 @@ from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, read_json, write_atomically
 from gloro_lite.losses import by_name
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
@@ -49,7 +49,7 @@ BASE = Recipe(
     loss_weight_growth=0.999,
     epochs=EPOCHS,
 )
-"""What we began with."""
+"""The recipe that the project began with."""
 
 _OURS = dataclasses.asdict(FIRST)  # the row's own recipe starts from the weights of this one, which are of another network
 _KEPT = ("name", "network", "epochs")
@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict] = {
 """What each variant changes in `BASE`."""
 
 SEEDS = (0, 1, 2)
-"""Of each variant, to see how far chance alone moves it."""
+"""Each variant is trained with all of them, to see how far chance alone moves it."""
 
 
 def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
@@ -148,12 +148,12 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
 
 
 FORMAT = 3
-"""Of `data/ablations.json`. `read` knows those before it."""
+"""The format of `data/ablations.json`. `read` brings earlier ones into it."""
 
 
 def read(path: Path) -> dict:
     """What `main` has written, as it would write it today; rows whose variant has been changed since are left out."""
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
     if report.get("format", 1) == 1:
         # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
         for row in report["runs"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import time
 
@@ -20,7 +19,7 @@ from gloro_lite import attack_suite, attacks, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import rivals
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train.recipes import find
@@ -143,7 +142,7 @@ def load(run: str) -> tuple[GloroNet, str]:
 
     Raises ValueError for smoothing: what it certifies is a vote, which these attacks do not see.
     """
-    record = json.loads((stored.folder(run) / "result.json").read_text(encoding="utf-8"))
+    record = read_json(stored.folder(run) / "result.json")
     if "method" not in record:
         return stored.load(run), record["settings"]["dataset"]
     if record["method"] == "smoothing":
@@ -178,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in SETTINGS}
-    report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
+    report = read_json(OUTPUT) if OUTPUT.is_file() else {}
     broken = 0
     runs = stored.chosen(options.runs) if options.runs else due(report, settings)
     for run in runs:

@@ -49,7 +49,7 @@ def step_seconds(trainer: Trainer, rounds: int) -> float:
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Of a recipe, by each precision: what it comes to and the seconds of a step. Equal arithmetics are measured once."""
+    """For each precision of a recipe, the arithmetic that is chosen and the seconds of a step; equal ones are measured once."""
     recipe = dataclasses.replace(find(name), batch_size=_BATCH, init_from="")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (_BATCH, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
-from gloro_lite.files import write_atomically
+from gloro_lite.files import read_json, write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, machine, versions, weights_digest
@@ -127,7 +126,7 @@ def load(folder: Path) -> GloroNet:
     with extras.needed("reading weights", "train"):
         from safetensors.torch import load_file
 
-    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "result.json")
     dataset = find(record["settings"]["row"]).dataset
     network = build(record["method"], record["settings"]["network"], dataset)
     network.load_state_dict(load_file(folder / "model.safetensors"))

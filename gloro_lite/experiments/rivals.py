@@ -82,13 +82,17 @@ def _fit_lmt(network, shape, train, settings, seed):
     return lmt.fit(net, train, train_epsilon=settings.train_epsilon, **_common(settings, seed))
 
 
+def _voter(network, settings, seed):
+    return smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
+
+
 def _fit_smoothing(network, shape, train, settings, seed):
+    _voter(network, settings, seed).check_reach(settings.epsilon)  # before hours of training, not after
     return smoothing.fit(network, train, settings.sigma, **_common(settings, seed))
 
 
 def _certify_smoothing(network, shape, x, settings, seed):
-    voter = smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
-    return voter.certify(x, settings.epsilon)
+    return _voter(network, settings, seed).certify(x, settings.epsilon)
 
 
 def _relu_bound(module: ModuleType) -> Rival:
@@ -140,7 +144,8 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
         recipe: of the row; it names the data.
         chunk: test images that are certified at a time.
 
-    Raises ValueError for a network that the method cannot take, with the layer and the reason, before anything is trained.
+    Raises ValueError, before anything is trained, for a network that the method cannot take, with the layer and the reason, and
+    for too few samples of smoothing.
     """
     with extras.needed("writing weights", "train"):
         from safetensors.torch import save

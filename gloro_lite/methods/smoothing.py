@@ -114,6 +114,16 @@ class Smoothed:
         """The radius where all samples agree, in input units. No certificate can be larger."""
         return self._radius(lower_confidence_bound(torch.tensor([self.samples], device="cpu"), self.samples, self.alpha)).item()
 
+    def check_reach(self, epsilon: float) -> float:
+        """Return epsilon, an l2 radius in input units, as a float. Raises ValueError where no vote can certify it."""
+        epsilon = check_epsilon(epsilon)
+        if self.largest_radius <= epsilon:
+            raise ValueError(
+                f"{self.samples} samples at sigma = {self.sigma:g} certify at most {self.largest_radius:.3f}, and epsilon is "
+                f"{epsilon:g}: take at least {samples_needed(self.alpha, epsilon / self.sigma)} samples, or a larger sigma"
+            )
+        return epsilon
+
     def _radius(self, probability: Tensor) -> Tensor:
         """sigma Phi^-1(p), rounded down; 0 where p is not above 1/2."""
         from scipy.stats import norm
@@ -168,12 +178,7 @@ class Smoothed:
         network with dropout or batch norm in training mode; TypeError for what is no tensor.
         """
         if epsilon is not None:
-            epsilon = check_epsilon(epsilon)
-            if self.largest_radius <= epsilon:
-                raise ValueError(
-                    f"{self.samples} samples at sigma = {self.sigma:g} certify at most {self.largest_radius:.3f}, and epsilon "
-                    f"is {epsilon:g}: take at least {samples_needed(self.alpha, epsilon / self.sigma)} samples, or a larger sigma"
-                )
+            epsilon = self.check_reach(epsilon)
         generator = self._generator(x)
         predicted = self.counts(x, self.selection, generator).argmax(dim=1)
         votes = self.counts(x, self.samples, generator).gather(1, predicted[:, None])[:, 0]

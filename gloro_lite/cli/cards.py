@@ -44,10 +44,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises FileNotFoundError outside a checkout."""
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    texts = pages()
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if not options.check:
-            write_atomically(path, pages()[path].encode())
+            write_atomically(path, texts[path].encode())
         print(f"{path} {'is not current: run `python -m gloro_lite cards`' if options.check else 'written'}")
     if not stale:
         print("all current")

@@ -45,13 +45,18 @@ class _PlainMinMax(nn.Module):
         return torch.cat((torch.min(first, second), torch.max(first, second)), dim=1)
 
 
-def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
-    """A trainer as `train` makes it, of random images."""
-    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, init_from="")
+def random_images(recipe: Recipe) -> Benchmark:
+    """A batch of random images of a recipe's shape, labelled 0 to 9 in turn, as each of the three splits."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
-    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device, compiled=compiled)
+    return Benchmark(images, images, images)
+
+
+def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
+    """A trainer as `train` makes it, of random images."""
+    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, init_from="")
+    return Trainer(recipe, random_images(recipe), Path("nowhere"), device=device, compiled=compiled)
 
 
 def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from gloro_lite.console import at_least, reports_errors
-from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
+from gloro_lite.experiments.benchmark import random_images
 from gloro_lite.files import home, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
@@ -51,15 +51,13 @@ def step_seconds(trainer: Trainer, rounds: int) -> float:
 def measure(name: str, rounds: int) -> dict:
     """For each precision of a recipe, the arithmetic that is chosen and the seconds of a step; equal ones are measured once."""
     recipe = dataclasses.replace(find(name), batch_size=_BATCH, init_from="")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (_BATCH, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
-    images = Images(x, torch.arange(_BATCH) % 10)
+    data = random_images(recipe)
     rows: dict[str, dict] = {}
     known: dict[tuple, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
             changed = dataclasses.replace(recipe, precision=precision)
-            trainer = Trainer(changed, Benchmark(images, images, images), Path(folder), compiled=False)
+            trainer = Trainer(changed, data, Path(folder), compiled=False)
             arithmetic = trainer.step.arithmetic
             if arithmetic not in known:
                 known[arithmetic] = step_seconds(trainer, rounds)

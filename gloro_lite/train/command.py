@@ -43,11 +43,12 @@ _ADVICE = {
 
 def parser() -> argparse.ArgumentParser:
     """The options; every field of a recipe can be overridden by one."""
+    width = max(map(len, RECIPES))
     p = argparse.ArgumentParser(
         prog="python -m gloro_lite.train",
         usage="%(prog)s --recipe NAME [options]",  # of which there are too many for each error to repeat
         description="Train a recipe and certify the test set.",
-        epilog="recipes:\n" + "\n".join(f"  {name:24} {summary(name)}" for name in RECIPES) + "\n\n" + _EPILOG,
+        epilog="recipes:\n" + "\n".join(f"  {name:{width}}  {summary(name)}" for name in RECIPES) + "\n\n" + _EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = p.add_argument_group("the run")

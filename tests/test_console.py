@@ -86,6 +86,7 @@ BAD = {
     "experiments.falsify": ["nothing"],
     "experiments.feature_sites": ["--data", "{file}/x"],
     "experiments.guarantees": ["nothing"],
+    "experiments.last_layers": ["nothing"],
     "experiments.rates": ["nothing"],
     "experiments.recertify": ["nothing"],
     "experiments.rivals": ["lmt", "nothing"],

@@ -65,8 +65,8 @@ def _check(x: Tensor, labels: Tensor, radius: float, bounds: tuple[float, float]
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
-    if not radius > 0:
-        raise ValueError(f"radius must be greater than 0, not {radius}")
+    if not 0 < radius < torch.inf:
+        raise ValueError(f"radius must be a finite number greater than 0, not {radius}")
     if not len(x):
         raise ValueError("there are no inputs to attack")
     check_labels(labels, len(x))
@@ -121,8 +121,8 @@ def pgd(
 
     Returns: (batch, ...), one point for each input, within the radius: see `successes` for those that count.
 
-    Raises ImportError where the toolbox is missing, ValueError for a radius that is not positive, inputs outside the bounds, none
-    at all, labels that are no classes, and counts less than 1.
+    Raises ImportError where the toolbox is missing, ValueError for a radius that is not positive and finite, no inputs or
+    some outside the bounds, labels that are no classes, and counts less than 1.
     """
     _check(x, labels, radius, bounds, steps=steps, restarts=restarts, batch_size=batch_size)
     estimator = _estimator(logits, x, bounds)

@@ -84,8 +84,9 @@ def test_our_own_attack_does_as_well_and_no_certificate_is_broken():
 
 def test_bad_input_and_a_missing_toolbox_are_named(monkeypatch):
     network, x, labels, _ = linear()
-    with pytest.raises(ValueError, match="radius"):
-        attack_suite.pgd(network, x, labels, 0.0)
+    for radius in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="radius must be a finite number greater than 0"):
+            attack_suite.pgd(network, x, labels, radius)
     with pytest.raises(ValueError, match="bounds"):
         attack_suite.pgd(network, x + 1, labels, 0.1)
     with pytest.raises(ValueError, match="labels"):

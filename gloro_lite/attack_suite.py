@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import extras
+from gloro_lite.evaluate import check_labels
 
 
 class _Module(nn.Module):
@@ -60,11 +61,15 @@ def _seeded(seed: int) -> Iterator[None]:
             np.random.set_state(state)
 
 
-def _check(x: Tensor, labels: Tensor, radius: float, bounds: tuple[float, float]) -> None:
-    if not radius > 0:
-        raise ValueError(f"radius must be greater than 0, not {radius}")
-    if len(x) != len(labels) or not len(x):
-        raise ValueError("there must be as many labels as inputs, and at least one")
+def _check(x: Tensor, labels: Tensor, radius: float, bounds: tuple[float, float], **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+    if not 0 < radius < torch.inf:
+        raise ValueError(f"radius must be a finite number greater than 0, not {radius}")
+    if not len(x):
+        raise ValueError("there are no inputs to attack")
+    check_labels(labels, len(x))
     if not (bounds[0] <= x.min() and x.max() <= bounds[1]):
         raise ValueError(f"the inputs leave the bounds {bounds} that the attack would respect")
 
@@ -116,9 +121,10 @@ def pgd(
 
     Returns: (batch, ...), one point for each input, within the radius: see `successes` for those that count.
 
-    Raises ImportError where the toolbox is missing, ValueError for a radius that is not positive and inputs outside the bounds.
+    Raises ImportError where the toolbox is missing, ValueError for a radius that is not positive and finite, no inputs or
+    some outside the bounds, labels that are no classes, and counts less than 1.
     """
-    _check(x, labels, radius, bounds)
+    _check(x, labels, radius, bounds, steps=steps, restarts=restarts, batch_size=batch_size)
     estimator = _estimator(logits, x, bounds)
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
@@ -156,7 +162,7 @@ def auto_attack(
 
     Other arguments, result and errors as in `pgd`.
     """
-    _check(x, labels, radius, bounds)
+    _check(x, labels, radius, bounds, queries=queries, batch_size=batch_size)
     estimator = _estimator(logits, x, bounds)
     from art.attacks.evasion import AutoAttack
 
@@ -170,7 +176,8 @@ def auto_attack(
 def _run(attack: Any, x: Tensor, labels: Tensor, radius: float, seed: int) -> Tensor:
     import numpy as np
 
-    one_hot = nn.functional.one_hot(labels, attack.estimator.nb_classes)
+    check_labels(labels, len(x), attack.estimator.nb_classes)
+    one_hot = nn.functional.one_hot(labels.long(), attack.estimator.nb_classes)
     with _seeded(seed):
         points = attack.generate(x.detach().cpu().numpy().astype(np.float32), y=one_hot.cpu().numpy())
     return pull_inside(x, torch.from_numpy(points).to(x), radius)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.evaluate import check_labels
+from gloro_lite.lipschitz.checks import check_tensor
 
 
 def pgd(
@@ -36,7 +37,7 @@ def pgd(
     in exact arithmetic, rounding included, and within the bounds.
 
     Raises ValueError for labels or radii of a wrong shape, a radius that is not finite or negative, less than one step or
-    restart, and inputs outside the bounds: clamping those would leave the ball.
+    restart, logits of another shape, and inputs outside the bounds: clamping those would leave the ball.
     """
     ball = Ball(x, radius, bounds)
     if steps < 1 or restarts < 1:
@@ -55,11 +56,11 @@ def pgd(
             point = point.detach().requires_grad_()
             with torch.enable_grad():
                 outputs = logits(point)
+                if outputs.dim() != 2:
+                    raise ValueError(f"logits must give (batch, classes), not {tuple(outputs.shape)}")
                 check_labels(labels, len(x), outputs.shape[1])
                 # The margin, not the cross-entropy, whose gradient vanishes where the net is sure.
-                rivals = outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-                loss = (rivals - outputs.gather(1, labels[:, None])[:, 0]).sum()
-                (gradient,) = torch.autograd.grad(loss, point)
+                (gradient,) = torch.autograd.grad(-margin(outputs, labels).sum(), point)
             now = (outputs.argmax(dim=1) != labels) & ~broken
             found[now] = point.detach()[now]
             found[~broken & ~now] = point.detach()[~broken & ~now]
@@ -71,10 +72,20 @@ def pgd(
     return found
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the logit of each label lies above the largest other, (batch,); negative where another class wins.
+
+    Args:
+        logits: (batch, classes). labels: (batch,).
+    """
+    return logits.gather(1, labels[:, None])[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+
+
 class Ball:
     """The l2 balls around a batch of inputs, and within bounds."""
 
     def __init__(self, x: Tensor, radius: float | Tensor, bounds: tuple[float, float] | None):
+        check_tensor(x)
         if not x.is_floating_point():
             raise ValueError(f"inputs must be floating point, in the units of the radius; got {x.dtype}")
         self._x, self._bounds = x, bounds

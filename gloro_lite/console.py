@@ -1,8 +1,9 @@
-"""What commands share: the option --data, test images, and errors as one line."""
+"""What commands share: the option --data, counts, test images, and errors as one line."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -13,12 +14,26 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import DataError, Images
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, DataError)
-"""Of input, files, data and what is installed: their messages say what to do."""
+"""Errors whose messages tell a user what to do: bad input, files, data, and packages that are missing."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Declare --data, which `gloro_lite.datasets.benchmarks.load` takes."""
     parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The `type` of an option that takes whole numbers from `least` up."""
+
+    def count(text: str) -> int:
+        try:
+            if (number := int(text)) >= least:
+                return number
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} up, not {text}")
+
+    return count
 
 
 def test_images(folder: str | None) -> Callable[[str], Images]:
@@ -52,7 +67,8 @@ def reports_errors(main: Callable[..., int]) -> Callable[..., int]:
             return code
         except BrokenPipeError:
             # The reader, `head` say, has what it wants. Python would flush once more as it exits, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, ValueError):  # closed altogether
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except ERRORS as error:
             print(f"error: {one_line(error)}", file=sys.stderr)

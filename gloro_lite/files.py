@@ -11,7 +11,7 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def checkout() -> Path | None:
@@ -56,6 +56,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_json(path: Path, record: object) -> None:
     """Write a record as indented JSON, as `write_atomically` does."""
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The record in a JSON file. Raises OSError where it cannot be read, and ValueError, which names it, where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or delete it and make it anew") from error
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:

@@ -39,8 +39,11 @@ def warmup_then_cosine(progress: float, warmup: float = 0.1) -> float:
 
 
 def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) -> float:
-    """The training epsilon as a fraction of its end: from `start` to 1, geometrically, over the first `growth` of training."""
-    return start ** (1 - min(progress / growth, 1.0))
+    """The training epsilon as a fraction of its end: from `start` to 1, geometrically, over the first `growth` of training.
+
+    With a `growth` of 0 it is 1 throughout.
+    """
+    return start ** (1 - min(progress / growth, 1.0)) if growth else 1.0
 
 
 def minimise(
@@ -52,6 +55,7 @@ def minimise(
     learning_rate: float,
     batch_size: int,
     generator: torch.Generator,
+    classes: int | None = None,
     before_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[float]:
     """The loop under every training here: Adam on batches in random order, with a warm-up and cosine rate.
@@ -62,19 +66,20 @@ def minimise(
         train: inputs (n, ...) and labels (n,).
         learning_rate: peak learning rate.
         generator: draws the order, on the inputs' device.
+        classes: labels must be less; by default any class will do.
         before_epoch: called at the start of each epoch, to converge a power iteration, say.
 
     Yields: the mean loss of each epoch, after its last step.
 
-    Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, and inputs or a loss that are not finite.
+    Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, images in 0..255, labels that are no
+    classes, and inputs or a loss that are not finite.
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
+    check_data("train", train, classes)
     x, y = train
-    if not len(x) or y.shape != (len(x),):
-        raise ValueError(f"train must hold at least one input and a label for each, not {len(x)} and labels of {tuple(y.shape)}")
     if not all(weights.isfinite().all() for weights in module.parameters()):
         raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
@@ -100,6 +105,21 @@ def minimise(
                 )
         yield total / len(x)
     module.eval()
+
+
+def check_data(name: str, data: tuple[Tensor, Tensor], classes: int | None = None) -> None:
+    """Raise ValueError, which begins with `name`, unless data are inputs, one at least, and a label for each.
+
+    See `gloro_lite.evaluate.check_images` and `check_labels`.
+    """
+    x, y = data
+    if not len(x):
+        raise ValueError(f"{name} must hold at least one input")
+    try:
+        check_images(x)
+        check_labels(y, len(x), classes)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def fit(
@@ -135,14 +155,8 @@ def fit(
     0..255, and inputs or a loss that are not finite (with the step).
     """
     losses.check(loss, weight)
-    for name, (inputs, labels) in (("train", train), ("validation", validation or train)):
-        if not len(inputs):
-            raise ValueError(f"{name} must hold at least one input")
-        try:
-            check_images(inputs)
-            check_labels(labels, len(inputs), net.classes)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+    check_data("train", train, net.classes)
+    check_data("validation", validation or train, net.classes)
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
     def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:

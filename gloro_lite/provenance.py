@@ -16,7 +16,7 @@ from gloro_lite.files import checkout
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Of this package, torch and others by name, and of Python, with the commit."""
+    """The versions of this package, of torch, of `packages` and of Python, by name, and the commit."""
     named = {name: version(name) for name in ("gloro-lite", "torch", *packages)}
     return {**named, "python": platform.python_version(), "commit": commit()}
 

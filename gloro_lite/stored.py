@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ PACKAGED = Path(__file__).parent / "weights"
 """Where an installed wheel keeps the runs that are small enough to travel with it, in the same layout."""
 
 FORMAT = 3
-"""Of `result.json`. `migrated` knows those before it."""
+"""The format of `result.json`. `migrated` brings earlier ones into it."""
 
 _RENAMED = {
     "rate": "learning_rate",
@@ -66,31 +67,53 @@ def runs(root: Path | None = None) -> list[str]:
     return sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/seed-*/result.json"))
 
 
+def chosen(named: Sequence[str]) -> list[str]:
+    """The full names of the runs that a command was given, or of all `runs` where it was given none.
+
+    Raises FileNotFoundError as `folder` does, and where there are no runs, as in an installed wheel.
+    """
+    found = [full_name(run) for run in named] or runs()
+    if not found:
+        raise FileNotFoundError(f"there are no stored runs in {CHECKOUT}: name the folder of a run, or work in a checkout")
+    return found
+
+
+def full_name(run: str | Path) -> str:
+    """A stored run's name with its seed: "mnist-0.3/seed-0" for "mnist-0.3". Of a run that lies elsewhere, its folder's path.
+
+    Raises FileNotFoundError as `folder` does.
+    """
+    where = folder(run).resolve()
+    root = next((root for root in (CHECKOUT, PACKAGED) if where.is_relative_to(root.resolve())), None)
+    return where.as_posix() if root is None else where.relative_to(root.resolve()).as_posix()
+
+
 def folder(run: str | Path) -> Path:
     """The folder of a run: `result.json`, `model.safetensors` and, but for those of an installed wheel, its other files.
 
     Args:
-        run: the name of a stored net, "mnist-0.3", which stands for its seed 0, or with another seed, "mnist-0.3/seed-1"; else
+        run: the name of a stored run, "mnist-0.3", which stands for its seed 0, or with another seed, "mnist-0.3/seed-1"; else
             the path of a run's folder or of the weights in it. A name comes first: write a folder of that name as "./mnist-0.3".
 
     Raises FileNotFoundError, which says what there is, where that is nothing, or a folder without a finished run.
     """
-    name = str(run)
-    stored = name if "/" in name else f"{name}/seed-0"
-    if name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith("."):
-        for root in (CHECKOUT, PACKAGED):
-            if (root / stored / "model.safetensors").is_file():
-                return root / stored
+    name = str(run).rstrip("/") or str(run)
+    is_name = name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith(".")
+    for root in (CHECKOUT, PACKAGED) if is_name else ():
+        for place in (root / name, root / name / "seed-0"):
+            if (place / "model.safetensors").is_file():
+                return place
     path = Path(name).expanduser()
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
-    if name and not path.is_dir() and (seeds := sorted(found.name for found in (CHECKOUT / name).glob("seed-*"))):
+    missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
+    tops = [top for top in (CHECKOUT / name, path) if name and top.is_dir()]
+    if missing and (seeds := sorted(found.parent.name for top in tops for found in top.glob("seed-*/result.json"))):
         raise FileNotFoundError(f"{name!r} is a folder of runs, one a seed: name one, {name}/{seeds[0]} say")
     if not name or not path.is_dir():
         raise FileNotFoundError(
             f"there is no stored net and no folder {name!r}. Stored here: {', '.join(names()) or 'none'}. Others are in "
             f"data/results of a checkout of the project: give the path of such a folder, or of one that you trained"
         )
-    missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{path} has no {' and no '.join(missing)}: a net is read from the folder of a finished run, where "

@@ -1,4 +1,4 @@
-"""Theorem 3: on a set of sites that is 2 epsilon-separated there is a function with constant margin 1 that certifies all of it.
+"""The paper's Theorem 3: where sites are 2 epsilon-separated, a function whose margins are 1-Lipschitz certifies all of them.
 
 In any dimension, `SiteClassifier`: the label of the nearest site, with three certificates, each sharper and dearer than the
 one before. In the plane, `DecisionFaces`: the paper's own g, the distance to the Voronoi faces that part different labels. All

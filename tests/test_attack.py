@@ -90,8 +90,8 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     folder = tmp_path / "one" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(attack, "STORED", tmp_path)
-    monkeypatch.setattr(attack.stored, "folder", lambda run: tmp_path / run)
+    (folder / "result.json").write_text("{}")
+    monkeypatch.setattr(attack.stored, "CHECKOUT", tmp_path)
     assert attack.due({}, SETTINGS) == ["one/seed-0"]
     known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.weights_digest(folder)}}
     assert attack.due(known, SETTINGS) == []
@@ -103,11 +103,12 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
         other = tmp_path / method / "row" / "seed-0"
         other.mkdir(parents=True)
         (other / "model.safetensors").write_bytes(b"weights")
+        (other / "result.json").write_text("{}")
     assert attack.due({}, SETTINGS) == ["lmt/row/seed-0", "one/seed-0"]  # a vote cannot be attacked
     shutil.rmtree(tmp_path / "lmt")
     found = {"false": 0, "settings": attack.SETTINGS, "weights_sha256": attack.weights_digest(folder)}
     monkeypatch.setattr(attack, "attack_run", lambda run, settings, root: found)
     assert attack.main([]) == 0 and list(json.loads((tmp_path / "attacks.json").read_text())) == ["one/seed-0"]
-    assert attack.main([]) == 0  # nothing is left to do
+    assert attack.main([]) == 0 and "no run is due" in capsys.readouterr().out
     monkeypatch.setattr(attack, "attack_run", lambda *_: (_ for _ in ()).throw(ImportError("pip install x")))
-    assert attack.main(["two"]) == 1 and "two/seed-0: pip install x" in capsys.readouterr().err
+    assert attack.main(["one"]) == 1 and capsys.readouterr().err == "error: pip install x\n"

@@ -84,12 +84,17 @@ def test_our_own_attack_does_as_well_and_no_certificate_is_broken():
 
 def test_bad_input_and_a_missing_toolbox_are_named(monkeypatch):
     network, x, labels, _ = linear()
-    with pytest.raises(ValueError, match="radius"):
-        attack_suite.pgd(network, x, labels, 0.0)
+    for radius in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="radius must be a finite number greater than 0"):
+            attack_suite.pgd(network, x, labels, radius)
     with pytest.raises(ValueError, match="bounds"):
         attack_suite.pgd(network, x + 1, labels, 0.1)
     with pytest.raises(ValueError, match="labels"):
         attack_suite.auto_attack(network, x, labels[:3], 0.1)
+    with pytest.raises(ValueError, match="labels must be classes, from 0"):
+        attack_suite.pgd(network, x, labels - 9, 0.1)
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        attack_suite.pgd(network, x, labels, 0.1, steps=0)
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

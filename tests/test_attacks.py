@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.attacks import accuracy_under_attack, pgd
+from gloro_lite.attacks import accuracy_under_attack, margin, pgd
 
 
 def test_linear_net_falls_just_beyond_its_certified_radius_and_not_within():
@@ -83,6 +83,15 @@ def test_what_an_attack_cannot_do():
         pgd(network, x, y, 0.1, steps=0)
     with pytest.raises(ValueError, match="floating point"):
         pgd(network, (255 * x).byte(), y, 0.1)
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, not list"):
+        pgd(network, x.tolist(), y, 0.1)
+    with pytest.raises(ValueError, match=r"logits must give \(batch, classes\), not \(5,\)"):
+        pgd(lambda x: network(x)[:, 0], x, y, 0.1)
+
+
+def test_the_margin_is_over_the_best_other_class():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [5.0, 5.0, 0.0]])
+    assert margin(logits, torch.tensor([0, 2, 1])).tolist() == [1.0, -1.0, 0.0]
 
 
 def test_accuracy_under_attack_falls_with_the_radius_and_bounds_vra():

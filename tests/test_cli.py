@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,7 +203,8 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     "arguments, message",
     [
         (["certify", "mnist-0.4", "--images", "x"], "no stored net and no folder 'mnist-0.4'. Stored here: "),
-        (["certify", "lmt/mnist-0.3", "--images", "x"], "one a seed: name one, lmt/mnist-0.3/seed-0 say"),
+        (["certify", "lmt/mnist-0.3", "--images", "x"], "of another method, lmt, and no GloRo Net"),
+        (["certify", str(stored.CHECKOUT / "mnist-0.3"), "--images", "x"], "a folder of runs, one a seed: name one, "),
         (["compare", "mnist-0.3", "--plot", "no/such/plot.png"], "does not exist: make it first"),
         (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
         (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
@@ -281,6 +283,21 @@ def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
         (own / "result.json").write_text(text)
         with pytest.raises(ValueError, match="is damaged or no record of a run on mnist"):
             gloro_lite.load(own)
+
+
+def test_a_run_has_one_full_name(tmp_path, monkeypatch):
+    base = stored.CHECKOUT / "mnist-0.3"
+    for run in ("mnist-0.3", "mnist-0.3/", "mnist-0.3/seed-0", base / "seed-0"):
+        assert stored.full_name(run) == "mnist-0.3/seed-0"
+    assert stored.full_name("lmt/mnist-0.3") == "lmt/mnist-0.3/seed-0"
+    own = tmp_path / "mnist-0.3" / "seed-0"  # named like a stored run, and another one
+    shutil.copytree(base / "seed-1", own)
+    assert stored.full_name(own) == own.as_posix()
+    assert stored.chosen(["mnist-1.58", own]) == ["mnist-1.58/seed-0", own.as_posix()]
+    assert stored.chosen([]) == stored.runs() and "mnist-0.3/seed-2" in stored.runs()
+    monkeypatch.setattr(stored, "CHECKOUT", tmp_path / "site" / "data")  # where an installed wheel would look
+    with pytest.raises(FileNotFoundError, match="there are no stored runs in"):
+        stored.chosen([])
 
 
 @pytest.mark.parametrize("run", ["lmt/mnist-0.3/seed-0", "sites/mnist-1.58/seed-0"])

@@ -1,6 +1,7 @@
 """What the project's commands share: an error is one line that says what to do, and never a traceback."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from gloro_lite import extras
 from gloro_lite.console import one_line, reports_errors
+from gloro_lite.datasets import benchmarks
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ BAD = {
     "experiments.falsify": ["nothing"],
     "experiments.feature_sites": ["--data", "{file}/x"],
     "experiments.guarantees": ["nothing"],
+    "experiments.last_layers": ["nothing"],
     "experiments.rates": ["nothing"],
     "experiments.recertify": ["nothing"],
     "experiments.rivals": ["lmt", "nothing"],
@@ -101,6 +104,30 @@ def test_commands_tell_an_error_in_one_line(tmp_path, capsys, name):
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "a command that does nothing leaves nothing"
+
+
+@pytest.mark.parametrize("name", ["rates", "feature_sites"])
+def test_a_folder_that_is_not_there_is_told_before_the_work(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: pytest.fail("it went to work"))
+    command = importlib.import_module(f"gloro_lite.experiments.{name}").main
+    assert command(["--output", str(tmp_path / "none" / "x.json")]) == 1
+    assert "does not exist: make it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("attack", ["mnist-0.3", "--images", "0"]),
+        ("benchmark", ["--rounds", "x"]),
+        ("falsify", ["mnist-0.3", "--images", "1"]),
+        ("rivals", ["lmt", "mnist-0.3", "--seed", "-1"]),
+    ],
+)
+def test_a_count_that_makes_no_sense_is_no_option(capsys, name, arguments):
+    with pytest.raises(SystemExit) as raised:
+        importlib.import_module(f"gloro_lite.experiments.{name}").main(arguments)
+    assert raised.value.code == 2
+    assert re.search(rf"must be a whole number from \d up, not {arguments[-1]}$", capsys.readouterr().err.strip())
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "x"], ["--seed", "-1"], ["--max-seconds", "soon"], ["--max-seconds", "0"]])

@@ -28,3 +28,8 @@ def test_points(make):
     assert torch.equal(x, make(90, seed=3)[0]) and not torch.equal(x, make(90, seed=4)[0])
     with pytest.raises(ValueError, match="one point for each class"):
         make(1)
+
+
+def test_blobs_need_a_class():
+    with pytest.raises(ValueError, match="classes must be at least 1, not 0"):
+        points.blobs(3, classes=0)

@@ -67,6 +67,16 @@ with only_one(Path(sys.argv[1]), "training"):
 """
 
 
+def test_damaged_json_is_named(tmp_path):
+    path = tmp_path / "record.json"
+    files.write_json(path, {"a": [1.5, "ε"]})
+    assert files.read_json(path) == {"a": [1.5, "ε"]}
+    for damaged in (b"", path.read_bytes()[:-3], b"\xff"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"record\.json is damaged .*: restore it, or delete it and make it anew"):
+            files.read_json(path)
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "in\n"

@@ -25,7 +25,7 @@ def test_schedules_have_their_end_points():
     assert warmup_then_cosine(1.0) == pytest.approx(0.0)
     assert growing_epsilon(0.0) == pytest.approx(0.1)
     assert growing_epsilon(0.25) == pytest.approx(math.sqrt(0.1))
-    assert growing_epsilon(0.5) == growing_epsilon(1.0) == 1.0
+    assert growing_epsilon(0.5) == growing_epsilon(1.0) == growing_epsilon(0.2, growth=0.0) == 1.0
 
 
 @pytest.mark.parametrize("loss", LOSSES)

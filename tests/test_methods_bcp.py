@@ -156,6 +156,9 @@ def test_bad_input_is_refused_with_the_reason():
         bcp.certify(network, (2,), torch.zeros(1, 2), epsilon=0.0)
     with pytest.raises(ValueError, match="epochs"):
         bcp.fit(network, (2,), points.moons(10), 0.1, epochs=0)
+    x, y = points.moons(10)
+    with pytest.raises(ValueError, match="train: labels must be classes, from 0 to 1; they go from 1 to 2"):
+        bcp.fit(network, (2,), (x, y + 1), 0.1, epochs=1)
     network[0].weight.data[0, 0] = math.inf
     with pytest.raises(ValueError, match="layer '0' holds NaN or infinite"):
         bcp.certify(network, (2,), torch.zeros(1, 2))

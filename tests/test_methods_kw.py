@@ -106,3 +106,6 @@ def test_bad_input_is_refused_with_the_reason():
         kw.certify(network, (2,), torch.zeros(1, 2), epsilon=-1.0)
     with pytest.raises(ValueError, match="epochs"):
         kw.fit(network, (2,), points.moons(10), 0.1, epochs=0)
+    x, y = points.moons(10)
+    with pytest.raises(ValueError, match="train: labels must be classes, from 0 to 1; they go from 1 to 2"):
+        kw.fit(network, (2,), (x, y + 1), 0.1, epochs=1)

@@ -103,3 +103,5 @@ def test_bad_input_is_refused():
         lmt.fit(net, (x, y), train_epsilon=-1)
     with pytest.raises(ValueError, match="inputs that are NaN"):
         lmt.fit(net, (x * math.nan, y), epochs=1)
+    with pytest.raises(ValueError, match="train: labels must be classes, from 0 to 1; they go from 1 to 2"):
+        lmt.fit(net, (x, y + 1), epochs=1)

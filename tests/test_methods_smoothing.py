@@ -136,6 +136,8 @@ def test_bad_input_is_refused():
     Smoothed(linear, 0.5, samples=10, alpha=0.001)
     with pytest.raises(ValueError, match=r"take at least \d+ samples, or a larger sigma"):
         Smoothed(linear, 0.1, samples=100).certify(at_distance(0.5), epsilon=0.4)
+    with pytest.raises(ValueError, match="no number of samples certifies a radius of 50 sigma: take a larger sigma"):
+        Smoothed(linear, 0.01, samples=100).certify(at_distance(0.5), epsilon=0.5)
     with pytest.raises(ValueError, match="finite"):
         Smoothed(linear, 0.5).certify(torch.tensor([[math.nan, 0.0]]))
     with pytest.raises(ValueError, match="NaN"):
@@ -159,5 +161,7 @@ def test_training_with_noise_serves_the_vote():
         smoothing.fit(network, (x, y), -1.0)
     with pytest.raises(ValueError, match="epochs"):
         smoothing.fit(network, (x, y), 0.5, epochs=0)
+    with pytest.raises(ValueError, match="labels must be classes, from 0 to 1"):
+        smoothing.fit(network, (x, y + 1), 0.5, epochs=1)
     with pytest.raises(ValueError, match="inputs that are NaN"):
         smoothing.fit(network, (x * math.nan, y), 0.5, epochs=1)

@@ -30,7 +30,7 @@ def test_the_command_measures_each_way_in_a_process_of_its_own(tmp_path, monkeyp
 
     monkeypatch.setattr(precisions.subprocess, "run", run)
     monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(precisions, "TARGET", tmp_path / "precisions.json")
+    monkeypatch.setattr(precisions, "OUTPUT", tmp_path / "precisions.json")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert precisions.main(["--rounds", "1"]) == 0
     command = [sys.executable, "-m", "gloro_lite.experiments.precisions"]
@@ -42,7 +42,7 @@ def test_the_command_measures_each_way_in_a_process_of_its_own(tmp_path, monkeyp
 
 def test_no_recipe_is_slower_by_default_than_with_another_precision():
     """What is committed. A tenth is what `arithmetic` takes for no gain."""
-    report = json.loads(precisions.TARGET.read_text())["oneDNN may use"]
+    report = json.loads(precisions.OUTPUT.read_text())["oneDNN may use"]
     assert set(report) == {"as it is", "AVX2"}
     for machine in report.values():
         assert set(machine["recipes"]) == set(precisions.RECIPES)

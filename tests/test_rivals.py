@@ -52,7 +52,12 @@ def test_the_stored_weights_are_those_that_were_certified(tmp_path):
     assert c.radius.tolist() == stored
 
 
-def test_no_method_trains_what_it_cannot_certify(tmp_path, capsys):
+def test_no_method_trains_what_it_cannot_certify(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rivals.smoothing, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    for samples, reason in ((5, "5 samples certify nothing"), (12, "certify at most 0.047, and epsilon is 0.3")):
+        settings = rivals.Settings(method="smoothing", **SMALL, sigma=0.3, samples=samples)
+        with pytest.raises(ValueError, match=reason):
+            rivals.run(settings, RECIPE, _data(), tmp_path)
     assert rivals.main(["smoothing", "mnist-0.3", "--output", str(tmp_path)]) == 1
     assert "takes --sigma" in capsys.readouterr().err
     assert rivals.main(["lmt", "mnist-0.4", "--output", str(tmp_path)]) == 1

@@ -90,6 +90,14 @@ def check(entry):
     assert entry["lower"] / entry["upper"] * 0.99 <= math.prod(shares) <= 1
 
 
+def test_the_nearest_rival_decides_the_radius():
+    generator = torch.Generator().manual_seed(0)
+    logits, table = torch.randn(50, 5, generator=generator), torch.rand(5, 5, generator=generator) + 0.1
+    for row, top, rival in zip(logits, *tightness.nearest_rivals(logits, table), strict=True):
+        radii = {i: (row[top] - row[i]) / table[top, i] for i in range(5) if i != top}
+        assert row[top] == row.max() and rival == min(radii, key=radii.get)
+
+
 def test_four_digits_are_rounded_down():
     assert tightness._short(1.23456) == 1.234
     assert tightness._short(0.99999) == 0.9999

@@ -802,7 +802,7 @@ def test_heads_begin_with_the_stored_net_and_improve_on_it(monkeypatch):
 
 
 def test_stored_ablations_are_of_today_s_variants():
-    report = ablations.read(ablations.TARGET)
+    report = ablations.read(ablations.OUTPUT)
     assert Recipe(**report["base"]) == ablations.BASE
     rows = {(row["variant"], row["seed"]): row for row in report["runs"]}
     assert set(rows) == {(variant, seed) for variant in ablations.VARIANTS for seed in ablations.SEEDS}

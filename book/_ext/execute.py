@@ -94,7 +94,7 @@ class Files:
         return files
 
     def state(self, name: str) -> str:
-        """Of a path in the repository; with a slash at its end, of the names in that folder."""
+        """The state of a path in the repository; with a slash at its end, of the names in that folder."""
         if name not in self._states:
             self._states[name] = self._look(name)
         return self._states[name]
@@ -125,7 +125,7 @@ def _is_input(name: str) -> bool:
 
 
 def _state(name: str, notebook: Path, files: Files) -> str:
-    """Of an input by its name: "notebook", a path in the repository, or "there: " and one that was only asked for.
+    """The state of an input, by its name: "notebook", a path in the repository, or "there: " and one that was only asked for.
 
     Of "images: MNIST/raw" and the like, whether they are there: the package knows the digests of what they must be.
     """
@@ -325,6 +325,50 @@ def parameter(text: str) -> bool | int | float | str | None:
     return text
 
 
+def run_with(notebook: Path, parameters: dict) -> int:
+    """Run one chapter with other parameters, into the current folder; returns the exit code."""
+    output = Path.cwd() / f"{notebook.stem}.out.ipynb"
+    try:
+        execute(notebook, output, parameters)
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print(output)
+    return 0
+
+
+def run_all(due: list[Path], jobs: int) -> int:
+    """Run chapters, so many at once; returns the exit code."""
+    # Several kernels share the cores: more threads than cores would make all of them wait.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    failures = []
+
+    def run(path: Path) -> None:
+        start = time.perf_counter()
+        try:
+            execute(path, twin(path))
+            print(f"  {path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+        except NotebookError as error:
+            failures.append(path.name)
+            print(error, file=sys.stderr, flush=True)
+
+    pool = ThreadPoolExecutor(max(1, jobs))
+    try:
+        list(pool.map(run, due))
+    except KeyboardInterrupt:
+        print("interrupted; what has run is kept", file=sys.stderr, flush=True)
+        for path in due:
+            twin(path).with_suffix(".part.ipynb").unlink(missing_ok=True)
+        # Not after the chapters that still run: their kernels end when this process has.
+        os._exit(130)
+    if failures:
+        print(f"failed: {', '.join(failures)}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -358,48 +402,13 @@ def main() -> int:
     if arguments.parameters:
         if len(names) != 1:
             parser.error("-p needs the name of one chapter")
-        output = Path.cwd() / f"{wanted[0].stem}.out.ipynb"
         values = {name: parameter(value) for name, value in arguments.parameters}
-        try:
-            execute(wanted[0], output, values)
-        except NotebookError as error:
-            print(error, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-        print(output)
-        return 0
+        return run_with(wanted[0], values)
     due = [path for path in wanted if arguments.names or not is_current(path)]
     print(
         f"{len(wanted) - len(due)} of {len(wanted)} notebooks are current, {len(due)} to run"
     )
-    # Several kernels share the cores: more threads than cores would make all of them wait.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failures = []
-
-    def run(path: Path) -> None:
-        start = time.perf_counter()
-        try:
-            execute(path, twin(path))
-            print(f"  {path.name}: {time.perf_counter() - start:.0f} s", flush=True)
-        except NotebookError as error:
-            failures.append(path.name)
-            print(error, file=sys.stderr, flush=True)
-
-    pool = ThreadPoolExecutor(max(1, arguments.jobs))
-    try:
-        list(pool.map(run, due))
-    except KeyboardInterrupt:
-        print("interrupted; what has run is kept", file=sys.stderr, flush=True)
-        for path in due:
-            twin(path).with_suffix(".part.ipynb").unlink(missing_ok=True)
-        os._exit(
-            130
-        )  # not after the chapters that still run: their kernels end when this process has
-    if failures:
-        print(f"failed: {', '.join(failures)}", file=sys.stderr)
-    return 1 if failures else 0
+    return run_all(due, arguments.jobs)
 
 
 if __name__ == "__main__":

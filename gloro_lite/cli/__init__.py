@@ -7,7 +7,6 @@ with a message that says what to do.
 from __future__ import annotations
 
 import argparse
-import runpy
 import sys
 
 from gloro_lite.cli import cards, certify, compare, export
@@ -33,20 +32,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"]:
-        return _train(arguments[1:])
+    if arguments[:1] == ["train"]:  # which has options and exit codes of its own
+        from gloro_lite.train import command
+
+        return command.main(arguments[1:])
     options = parser().parse_args(arguments)
     return reports_errors(lambda _: options.run(options))()
-
-
-def _train(arguments: list[str]) -> int:
-    """`python -m gloro_lite.train`, which has options and exit codes of its own."""
-    before = sys.argv
-    sys.argv = ["python -m gloro_lite train", *arguments]
-    try:
-        runpy.run_module("gloro_lite.train", run_name="__main__")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.argv = before
-    return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from gloro_lite import stored
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import write_atomically
+from gloro_lite.files import read_json, write_atomically
 
 DATA_SETS = {
     "mnist": (
@@ -45,10 +44,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises FileNotFoundError outside a checkout."""
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    texts = pages()
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if not options.check:
-            write_atomically(path, pages()[path].encode())
+            write_atomically(path, texts[path].encode())
         print(f"{path} {'is not current: run `python -m gloro_lite cards`' if options.check else 'written'}")
     if not stale:
         print("all current")
@@ -63,7 +63,7 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
     runs = stored_runs(results)
     texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
     readme = (root / "README.md").read_text(encoding="utf-8")
-    paper = json.loads((root / "data" / "paper.json").read_text(encoding="utf-8"))["table"]
+    paper = read_json(root / "data" / "paper.json")["table"]
     pattern = re.escape(START) + ".*?" + re.escape(END)
     table = f"{START}\n\n{results_table(paper, runs)}\n\n{END}"
     texts[root / "README.md"] = re.sub(pattern, lambda _: table, readme, flags=re.DOTALL)

@@ -40,7 +40,12 @@ def rings(n: int = 200, noise: float = 0.05, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def blobs(n: int = 210, classes: int = 3, noise: float = 0.25, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Gaussian clouds around `classes` centres, evenly spaced on the unit circle. Labels lie in {0, ..., classes - 1}."""
+    """Gaussian clouds around `classes` centres, evenly spaced on the unit circle. Labels lie in {0, ..., classes - 1}.
+
+    Returns and raises as `moons` does, and ValueError for less than one class.
+    """
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, not {classes}")
     _check(n, classes)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes

@@ -23,7 +23,7 @@ MNIST_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-"""Of the unpacked files; torchvision knows those of the .gz files, and compares them only when it downloads."""
+"""The MD5 of each unpacked file; torchvision knows those of the .gz files, and compares them only when it downloads."""
 
 
 class DataError(RuntimeError):

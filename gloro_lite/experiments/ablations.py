@@ -24,16 +24,16 @@ from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import write_atomically
+from gloro_lite.files import home, read_json, write_atomically
 from gloro_lite.losses import by_name
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.stored import renamed
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED, run_folder
+from gloro_lite.train.results import run_folder
 from gloro_lite.train.trainer import Trainer
 
-TARGET = STORED.parent / "ablations.json"
+OUTPUT = home() / "ablations.json"
 EPOCHS = 10
 
 FIRST = find("mnist-1.58-first")
@@ -49,7 +49,7 @@ BASE = Recipe(
     loss_weight_growth=0.999,
     epochs=EPOCHS,
 )
-"""What we began with."""
+"""The recipe that the project began with."""
 
 _OURS = dataclasses.asdict(FIRST)  # the row's own recipe starts from the weights of this one, which are of another network
 _KEPT = ("name", "network", "epochs")
@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict] = {
 """What each variant changes in `BASE`."""
 
 SEEDS = (0, 1, 2)
-"""Of each variant, to see how far chance alone moves it."""
+"""Each variant is trained with all of them, to see how far chance alone moves it."""
 
 
 def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
@@ -148,12 +148,12 @@ def heads(data: benchmarks.Benchmark) -> list[dict]:
 
 
 FORMAT = 3
-"""Of `data/ablations.json`. `read` knows those before it."""
+"""The format of `data/ablations.json`. `read` brings earlier ones into it."""
 
 
 def read(path: Path) -> dict:
     """What `main` has written, as it would write it today; rows whose variant has been changed since are left out."""
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
     if report.get("format", 1) == 1:
         # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
         for row in report["runs"]:
@@ -176,9 +176,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = p.parse_args(arguments)
     exact_float32()
     data = benchmarks.load(BASE.dataset, options.data)
-    report = read(TARGET) if TARGET.exists() else {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
+    report = read(OUTPUT) if OUTPUT.exists() else {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
     if report["base"] != dataclasses.asdict(BASE):
-        raise ValueError(f"{TARGET} is of another base: delete it to measure all variants anew")
+        raise ValueError(f"{OUTPUT} is of another base: delete it to measure all variants anew")
     here = machine(torch.device("cpu"))
     done = {(row["variant"], row["seed"]) for row in report["runs"]}
     for seed in SEEDS:
@@ -193,12 +193,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("the last layer, by each loss", flush=True)
         report["heads"] = {"settings": HEADS, **here, "runs": heads(data)}
         _write(report)
-    print(f"{TARGET} holds all {len(report['runs'])} runs; delete it to measure them anew")
+    print(f"{OUTPUT} holds all {len(report['runs'])} runs; delete it to measure them anew")
     return 0
 
 
 def _write(report: dict) -> None:
-    write_atomically(TARGET, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(OUTPUT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -22,8 +21,8 @@ from gloro_lite import networks
 from gloro_lite.console import reports_errors
 from gloro_lite.datasets import digits
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments.tightness import Search, by_layer, global_slopes, margin, write
-from gloro_lite.files import home
+from gloro_lite.experiments.tightness import Search, by_layer, global_slopes, gradients, margin, nearest_rivals, write
+from gloro_lite.files import home, read_json
 from gloro_lite.fit import fit
 from gloro_lite.losses import by_name
 from gloro_lite.net import GloroNet
@@ -32,9 +31,10 @@ from gloro_lite.provenance import machine
 
 OUTPUT = home() / "activations.json"
 SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epochs": 30, "learning_rate": 5e-3, "batch_size": 64}
-"""Of each run; a fifth more than epsilon in training, as in the chapter on digits. The rate was not tuned for any activation."""
+"""The settings of each run. It trains with a fifth more than epsilon, as the chapter on digits does, and at a rate that was not
+tuned for any activation."""
 SEEDS = (0, 1, 2)
-"""Of the weights, the order of the batches and the splits."""
+"""A seed decides the weights, the order of the batches and the splits."""
 KINDS = (*networks.ACTIVATIONS, "none")
 """What is trained: a net with each activation, and one that has no hidden layer at all, to compare with."""
 STEP = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12}
@@ -61,7 +61,7 @@ def alignment(exact: nn.Module, x: Tensor) -> float:
 
     Returns: 1 for a linear classifier, 0 for gradients without a common direction.
     """
-    point = x.requires_grad_()
+    point = x.detach().requires_grad_()
     logits = exact(point)
     slopes = [torch.autograd.grad(column.sum(), point, retain_graph=True)[0].flatten(1) for column in logits.T]
     pairs = itertools.combinations(slopes, 2)
@@ -78,12 +78,8 @@ def use_of_bound(net: GloroNet, x: Tensor) -> dict:
     """
     table = net.margin_constants()
     exact = copy.deepcopy(net.network).double().requires_grad_(False)
-    point = x.double().requires_grad_()
-    logits = exact(point)
-    top = logits.argmax(dim=1)
-    gaps = (logits.gather(1, top[:, None]) - logits).detach() / table[top]
-    rival = gaps.scatter(1, top[:, None], torch.inf).argmin(dim=1)
-    (gradient,) = torch.autograd.grad(margin(exact, top, rival)(point).sum(), point)
+    top, rival = nearest_rivals(exact(x.double()), table)
+    gradient = gradients(margin(exact, top, rival), x.double())
     lengths = gradient.flatten(1).norm(dim=1)
     # Two points so close that hardly any activation changes what it does between them.
     close = 1e-6 * nn.functional.normalize(gradient.flatten(1)).view_as(x)
@@ -144,7 +140,7 @@ def step_times(rounds: int = STEP["rounds"]) -> dict[str, float]:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of it where its settings are not today's."""
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = read_json(path) if path.exists() else {}
     return report if report.get("settings") == SETTINGS else {"settings": SETTINGS, "runs": []}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import time
 
@@ -17,14 +16,13 @@ import torch
 from torch import Tensor
 
 from gloro_lite import attack_suite, attacks, stored
-from gloro_lite.console import ERRORS, add_data, one_line, reports_errors
+from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import rivals
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train.recipes import find
-from gloro_lite.train.results import STORED
 
 OUTPUT = home() / "attacks.json"
 SETTINGS = {
@@ -144,7 +142,7 @@ def load(run: str) -> tuple[GloroNet, str]:
 
     Raises ValueError for smoothing: what it certifies is a vote, which these attacks do not see.
     """
-    record = json.loads((stored.folder(run) / "result.json").read_text(encoding="utf-8"))
+    record = read_json(stored.folder(run) / "result.json")
     if "method" not in record:
         return stored.load(run), record["settings"]["dataset"]
     if record["method"] == "smoothing":
@@ -154,13 +152,16 @@ def load(run: str) -> tuple[GloroNet, str]:
 
 def due(known: dict, settings: dict) -> list[str]:
     """The first seed of each stored recipe, and of each rival but smoothing, that has not been attacked with these settings and
-    its present weights."""
-    paths = list(STORED.glob("*/seed-0/model.safetensors"))
+    its present weights. Raises FileNotFoundError where nothing is stored."""
+    runs = stored.chosen([])
     for method in rivals.METHODS:
-        paths += STORED.glob(f"{method}/*/seed-0/model.safetensors") if method != "smoothing" else []
-    runs = sorted(path.parent.relative_to(STORED).as_posix() for path in paths)
+        runs += [f"{method}/{run}" for run in stored.runs(stored.CHECKOUT / method) if method != "smoothing"]
     done = [run for run, found in known.items() if found["settings"] == settings]
-    return [run for run in runs if run not in done or known[run]["weights_sha256"] != weights_digest(stored.folder(run))]
+    return [
+        run
+        for run in sorted(runs)
+        if run.endswith("/seed-0") and (run not in done or known[run]["weights_sha256"] != weights_digest(stored.folder(run)))
+    ]
 
 
 @reports_errors
@@ -172,21 +173,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="mnist-0.3/seed-0 (default: each recipe's first that is due)")
     add_data(parser)
     for name, value in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"default: {value}")
+        kind = at_least(0 if name in ("auto_proven", "seed") else 1)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in SETTINGS}
-    report = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.is_file() else {}
+    report = read_json(OUTPUT) if OUTPUT.is_file() else {}
     broken = 0
-    for run in [run if "seed-" in run else f"{run}/seed-0" for run in options.runs] or due(report, settings):
-        try:
-            report[run] = attack_run(run, settings, options.data)
-        except ERRORS as error:
-            print(f"error: {run}: {one_line(error)}", file=sys.stderr)
-            return 1
+    runs = stored.chosen(options.runs) if options.runs else due(report, settings)
+    for run in runs:
+        report[run] = attack_run(run, settings, options.data)
         print(run, {name: value for name, value in report[run].items() if not isinstance(value, dict)}, flush=True)
         broken += report[run]["false"]
         # After each: a run of hours may be stopped.
         write_json(OUTPUT, dict(sorted(report.items())))
+    print(f"written to {OUTPUT}" if runs else "no run is due: name one to attack it again")
     return int(broken > 0)
 
 

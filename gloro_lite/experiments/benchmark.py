@@ -20,22 +20,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.console import reports_errors
+from gloro_lite.console import at_least, reports_errors
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
-from gloro_lite.files import write_json
+from gloro_lite.files import home, write_json
 from gloro_lite.layers import MinMax
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train import memory
 from gloro_lite.train.recipes import Recipe, find
-from gloro_lite.train.results import STORED
 from gloro_lite.train.trainer import Trainer, pixels, usable_device
 
 NETWORKS = {"2C2F": "mnist-0.3", "4C3F": "mnist-1.58", "6C2F": "cifar10"}
 """Each network with the recipe that it is trained by."""
 
 _BATCH = 256
-_SPAN = 15.0  # a small network's few rounds would fall into one of the machine's moods
+_SPAN = 15.0  # a small network's few rounds would all fall into one busy or quiet moment of the machine
 
 
 class _PlainMinMax(nn.Module):
@@ -46,13 +45,18 @@ class _PlainMinMax(nn.Module):
         return torch.cat((torch.min(first, second), torch.max(first, second)), dim=1)
 
 
-def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
-    """A trainer as `train` makes it, of random images."""
-    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, init_from="")
+def random_images(recipe: Recipe) -> Benchmark:
+    """A batch of random images of a recipe's shape, labelled 0 to 9 in turn, as each of the three splits."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (recipe.batch_size, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
     images = Images(x, torch.arange(recipe.batch_size) % 10)
-    return Trainer(recipe, Benchmark(images, images, images), Path("nowhere"), device=device, compiled=compiled)
+    return Benchmark(images, images, images)
+
+
+def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
+    """A trainer as `train` makes it, of random images."""
+    recipe = dataclasses.replace(recipe, precision="float32", batch_size=_BATCH, init_from="")
+    return Trainer(recipe, random_images(recipe), Path("nowhere"), device=device, compiled=compiled)
 
 
 def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
@@ -165,19 +169,17 @@ def measure(network: str, rounds: int, device: str, compiled: bool | None) -> di
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.benchmark", description=__doc__.splitlines()[0])
-    p.add_argument("--device", default="cpu")
-    p.add_argument("--rounds", type=int, default=15, help="at least so many of each time (default: 15)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+    p.add_argument("--rounds", type=at_least(1), metavar="N", default=15, help="at least so many of each time (default: 15)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU alone, as in training")
     options = p.parse_args(arguments)
-    if options.rounds < 1:
-        p.error(f"--rounds must be at least 1, not {options.rounds}")
     device = usable_device(options.device)
     exact_float32()
     report = machine(device) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)
-    folder = STORED.parent / "benchmarks"
+    folder = home() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-") + ".json")
     write_json(path, report)

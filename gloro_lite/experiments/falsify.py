@@ -2,8 +2,7 @@
 
 A point of another label within a certified radius would prove the certificate false. The searches, in
 `gloro_lite.experiments.searches`, are projected gradient ascent, AutoAttack, rounding near a decision boundary, and pairs of
-inputs as Definition 2 forbids them.
-The same attack beyond the radius shows that it is one that finds such points where they are.
+inputs as the paper's Definition 2 forbids them. The same attack is also run beyond the radius, where it does find such points.
 
     python -m gloro_lite.experiments.falsify                      # all stored models, what is recorded left out
     python -m gloro_lite.experiments.falsify mnist-0.3 --again    # seed 0 of one, anew
@@ -26,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import stored
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
 from gloro_lite.experiments.searches import Target
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.methods.sites import load_data, load_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
@@ -139,7 +138,7 @@ def search(target: Target, kind: str, x: Tensor, **settings: int) -> dict:
 def targets(name: str, root: str | None) -> tuple[dict[str, Target], Tensor]:
     """A stored model's targets, by the name of what they certify, and its test images."""
     folder = stored.CHECKOUT / name
-    result = json.loads((folder / "result.json").read_text())
+    result = read_json(folder / "result.json")
     if name.startswith("sites/"):
         test = load_data(result["settings"]["data"], root, result["seed"])[2]
         kinds = {"cells": None, "in the box": (0.0, 1.0)}
@@ -152,7 +151,7 @@ def recorded(again: bool, chosen: list[str]) -> dict[str, Any]:
     """What the record holds of weights as they are now, but for models that are to be attacked again."""
     if not OUTPUT.is_file():
         return {}
-    attacked = json.loads(OUTPUT.read_text())["attacked"]
+    attacked = read_json(OUTPUT)["attacked"]
     return {
         name: entry
         for name, entry in attacked.items()
@@ -185,11 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="stored models, <recipe>[/seed-<n>], or linear (default: all)")
     add_data(parser)
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="default: all of them")
-    parser.add_argument("--images", type=int, metavar="N", help="look at the first N test images in each search")
+    parser.add_argument("--images", type=at_least(2), metavar="N", help="look at the first N test images in each search")
     parser.add_argument("--again", action="store_true", help="attack anew what the record already holds")
     options = parser.parse_args(arguments)
-    if options.images is not None and options.images < 2:
-        parser.error("--images takes a number from 2 up")
     chosen = [full_name(name) for name in options.names] or names()
     attacked = recorded(options.again, chosen)
     for name in chosen:

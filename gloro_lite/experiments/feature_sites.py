@@ -11,7 +11,6 @@ converged estimate: the test set is not for choosing. Goes on from the file when
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -21,10 +20,10 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.methods.sites import Sites, hinge, initial_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
@@ -49,7 +48,8 @@ SETTINGS = {
     "own": 4,
     "rivals": 16,
 }
-"""Of every run. The body's weights move by Muon at the learning rate, its biases by Adam at theirs, the sites by Adam."""
+"""The settings of all runs. The body's weights are moved by Muon, at the learning rate, its biases by Adam, at the bias rate, and
+the sites by Adam."""
 
 PER_CLASS = (1, 4, 16, 64)
 """Sites a class."""
@@ -133,7 +133,7 @@ def plan(runs: list[dict]) -> dict | None:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of it where its settings are not today's."""
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = read_json(path) if path.exists() else {}
     return report if report.get("settings") == SETTINGS else {"settings": SETTINGS, "runs": []}
 
 
@@ -144,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)
     options = parser.parse_args(arguments)
+    check_folder_of(options.output)
     exact_float32()
     data = benchmarks.load(SETTINGS["dataset"], options.data)
     report = read(options.output)

@@ -7,7 +7,6 @@ as stored, with the guarantee "exact"; and with the guarantee "deployed". See `g
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 import torch
@@ -17,7 +16,7 @@ from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
 
@@ -61,12 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     options = parser.parse_args(arguments)
     load = test_images(options.data)
-    for run in options.runs or stored.runs():
+    for run in stored.chosen(options.runs):
         row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        name = "/".join(stored.folder(run).parts[-2:])  # with its seed, which an only run may be named without
-        print(name, row, flush=True)
-        known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, name: row}.items()))}
+        print(run, row, flush=True)
+        known = read_json(OUTPUT)["runs"] if OUTPUT.exists() else {}
+        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
         write_json(OUTPUT, record)
     return 0
 

@@ -8,7 +8,6 @@ on all test images. Nothing is trained or chosen for it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
@@ -18,7 +17,7 @@ from gloro_lite import stored
 from gloro_lite.console import add_data, reports_errors, test_images
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.methods import last_layers
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
@@ -60,12 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     options = parser.parse_args(arguments)
     load = test_images(options.data)
-    for run in options.runs or stored.runs():
+    for run in stored.chosen(options.runs):
         row = gain(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        name = "/".join(stored.folder(run).parts[-2:])  # with its seed, which an only run may be named without
-        print(name, row, flush=True)
-        known = json.loads(OUTPUT.read_text(encoding="utf-8"))["runs"] if OUTPUT.exists() else {}
-        write_json(OUTPUT, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, name: row}.items()))})
+        print(run, row, flush=True)
+        known = read_json(OUTPUT)["runs"] if OUTPUT.exists() else {}
+        write_json(OUTPUT, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))})
     return 0
 
 

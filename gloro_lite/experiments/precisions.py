@@ -21,16 +21,15 @@ from pathlib import Path
 
 import torch
 
-from gloro_lite.console import reports_errors
-from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
-from gloro_lite.files import write_json
+from gloro_lite.console import at_least, reports_errors
+from gloro_lite.experiments.benchmark import random_images
+from gloro_lite.files import home, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train.recipes import PRECISIONS, find
-from gloro_lite.train.results import STORED
 from gloro_lite.train.trainer import Trainer, pixels
 
-TARGET = STORED.parent / "precisions.json"
+OUTPUT = home() / "precisions.json"
 RECIPES = ("mnist-0.3", "mnist-1.58", "cifar10")
 HIDDEN = {"as it is": {}, "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
 """What oneDNN may use, and the environment that tells it so; it looks there once, at the start of a process."""
@@ -50,17 +49,15 @@ def step_seconds(trainer: Trainer, rounds: int) -> float:
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Of a recipe, by each precision: what it comes to and the seconds of a step. Equal arithmetics are measured once."""
+    """For each precision of a recipe, the arithmetic that is chosen and the seconds of a step; equal ones are measured once."""
     recipe = dataclasses.replace(find(name), batch_size=_BATCH, init_from="")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (_BATCH, *INFO[recipe.dataset].shape), generator=generator, dtype=torch.uint8)
-    images = Images(x, torch.arange(_BATCH) % 10)
+    data = random_images(recipe)
     rows: dict[str, dict] = {}
     known: dict[tuple, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
             changed = dataclasses.replace(recipe, precision=precision)
-            trainer = Trainer(changed, Benchmark(images, images, images), Path(folder), compiled=False)
+            trainer = Trainer(changed, data, Path(folder), compiled=False)
             arithmetic = trainer.step.arithmetic
             if arithmetic not in known:
                 known[arithmetic] = step_seconds(trainer, rounds)
@@ -72,11 +69,9 @@ def measure(name: str, rounds: int) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.precisions", description=__doc__.splitlines()[0])
-    p.add_argument("--rounds", type=int, default=5, help="steps of each, the shortest counts (default: 5)")
+    p.add_argument("--rounds", type=at_least(1), metavar="N", default=5, help="steps of each, the shortest counts (default: 5)")
     p.add_argument("--here", action="store_true", help="print this process's measurement as JSON and write nothing")
     options = p.parse_args(arguments)
-    if options.rounds < 1:
-        p.error(f"--rounds must be at least 1, not {options.rounds}")
     if options.here:
         torch.set_num_threads(1)
         exact_float32()
@@ -91,8 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
         done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
         report["oneDNN may use"][hidden] = row = json.loads(done.stdout)
         print(hidden, json.dumps(row["recipes"]), flush=True)
-    write_json(TARGET, report)
-    print(f"written to {TARGET}")
+    write_json(OUTPUT, report)
+    print(f"written to {OUTPUT}")
     return 0
 
 

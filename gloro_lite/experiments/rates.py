@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import ablations
-from gloro_lite.files import home, write_json
+from gloro_lite.files import home, read_json, write_json
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train.recipes import Recipe, find
@@ -149,7 +148,7 @@ def summary(runs: list[dict], row: str) -> list[dict]:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of a row whose recipe has been changed since."""
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"recipes": {}, "runs": []}
+    report = read_json(path) if path.exists() else {"recipes": {}, "runs": []}
     recipes = {row: dataclasses.asdict(recipe) for row, recipe in ROWS.items()}
     current = {row for row, known in report["recipes"].items() if known == recipes.get(row)}
     return {"recipes": recipes, "runs": [each for each in report["runs"] if each["row"] in current]}
@@ -165,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.rows) - set(ROWS):
         raise ValueError(f"there is no row {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    check_folder_of(options.output)
     exact_float32()
     report = read(options.output)
     for row in options.rows or ROWS:

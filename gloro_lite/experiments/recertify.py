@@ -22,13 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     options = parser.parse_args(arguments)
     load = test_images(options.data)
-    for run in options.runs or stored.runs():
-        folder = stored.folder(run)
-        before = results.read(folder / "result.json")
-        if "network" not in before["settings"]:
-            print(f"{run}: no GloRo Net, left as it is")
-            continue
-        after = results.recertify(folder, stored.load(folder), load(before["settings"]["dataset"]))
+    for run in stored.chosen(options.runs):
+        before = stored.record(run)
+        after = results.recertify(stored.folder(run), stored.load(run), load(before["settings"]["dataset"]))
         print(f"{run}: verified {before['test_vra']:.4f} before, {after['test_vra']:.4f} now", flush=True)
     return 0
 

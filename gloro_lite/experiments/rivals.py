@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,11 +24,11 @@ from torch import Tensor, nn
 
 from gloro_lite import extras, networks
 from gloro_lite.certificate import Certificate, joined
-from gloro_lite.console import add_data, reports_errors
+from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
-from gloro_lite.files import write_atomically
+from gloro_lite.files import read_json, write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, machine, versions, weights_digest
@@ -83,13 +82,17 @@ def _fit_lmt(network, shape, train, settings, seed):
     return lmt.fit(net, train, train_epsilon=settings.train_epsilon, **_common(settings, seed))
 
 
+def _voter(network, settings, seed):
+    return smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
+
+
 def _fit_smoothing(network, shape, train, settings, seed):
+    _voter(network, settings, seed).check_reach(settings.epsilon)  # before hours of training, not after
     return smoothing.fit(network, train, settings.sigma, **_common(settings, seed))
 
 
 def _certify_smoothing(network, shape, x, settings, seed):
-    voter = smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
-    return voter.certify(x, settings.epsilon)
+    return _voter(network, settings, seed).certify(x, settings.epsilon)
 
 
 def _relu_bound(module: ModuleType) -> Rival:
@@ -127,7 +130,7 @@ def load(folder: Path) -> GloroNet:
     with extras.needed("reading weights", "train"):
         from safetensors.torch import load_file
 
-    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "result.json")
     dataset = find(record["settings"]["row"]).dataset
     network = build(record["method"], record["settings"]["network"], dataset)
     network.load_state_dict(load_file(folder / "model.safetensors"))
@@ -141,7 +144,8 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
         recipe: of the row; it names the data.
         chunk: test images that are certified at a time.
 
-    Raises ValueError for a network that the method cannot take, with the layer and the reason, before anything is trained.
+    Raises ValueError, before anything is trained, for a network that the method cannot take, with the layer and the reason, and
+    for too few samples of smoothing.
     """
     with extras.needed("writing weights", "train"):
         from safetensors.torch import save
@@ -198,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(
             "--" + field.replace("_", "-"), type=type(default), default=default, help=f"{meaning} (default: {default})"
         )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of weights, batches and noise (default: 0)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
     add_data(parser)
     given = parser.parse_args(arguments)

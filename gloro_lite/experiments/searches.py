@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_lite.attacks import Ball, pgd
+from gloro_lite.attacks import Ball, margin, pgd
 from gloro_lite.certificate import BOTTOM, Certificate
 
 BEYOND = (1.25, 1.5, 2.0)
@@ -125,10 +125,10 @@ def rounding(target: Target, a: Tensor, b: Tensor, *, climbs: int = 40, seed: in
                     way = torch.where(up, torch.inf, -torch.inf).to(point)
                     # A step that leaves the ball is pulled back into it.
                     next_point = ball.project(torch.where(chosen, torch.nextafter(point, way), point) - start)
-                    margin = _margin(target, next_point, own)
-                    better = (margin < best).view(-1, *(1,) * (x.dim() - 1))
-                    point, best = torch.where(better, next_point, point), torch.minimum(margin, best)
-                    single |= margin < 0
+                    found = _margin(target, next_point, own)
+                    better = (found < best).view(-1, *(1,) * (x.dim() - 1))
+                    point, best = torch.where(better, next_point, point), torch.minimum(found, best)
+                    single |= found < 0
                 exact |= target.label(point) != own
                 counts["tries"] += len(start) * (climbs + 1)
                 if guarantee == "exact":
@@ -140,7 +140,7 @@ def rounding(target: Target, a: Tensor, b: Tensor, *, climbs: int = 40, seed: in
 
 
 def pairs(target: Target, a: Tensor, b: Tensor, *, rounds: int = 2, halvings: int = 8) -> dict:
-    """Definition 2: two inputs that are certified at epsilon for different labels and lie within epsilon of each other.
+    """Two inputs, certified at epsilon for different labels, within epsilon of each other: the paper's Definition 2 forbids it.
 
     Where the way from a to b changes its label, the nearest certified points on both sides are found by bisection; then, from the
     boundary between these two, those along the margin's gradient, where the boundary is thinnest.
@@ -240,17 +240,15 @@ def _margin(target: Target, x: Tensor, label: Tensor) -> Tensor:
     """Float32's margin of a label over the best other, (batch,); below 0 where another wins, also by the order of a tie."""
     with torch.no_grad():
         logits = target.logits(x)
-    margin = logits.gather(1, label[:, None])[:, 0] - logits.scatter(1, label[:, None], -torch.inf).amax(dim=1)
-    return torch.where((margin == 0) & (logits.argmax(dim=1) != label), -1e-30, margin)
+    found = margin(logits, label)
+    return torch.where((found == 0) & (logits.argmax(dim=1) != label), -1e-30, found)
 
 
 def _gradient(target: Target, x: Tensor, label: Tensor) -> Tensor:
     """The gradient of the margin of a label over the best other, in float64 but of the float32 model, as x."""
     with torch.enable_grad():
         point = x.detach().clone().requires_grad_()
-        logits = target.logits(point)
-        margin = logits.gather(1, label[:, None])[:, 0] - logits.scatter(1, label[:, None], -torch.inf).amax(dim=1)
-        (gradient,) = torch.autograd.grad(margin.sum(), point)
+        (gradient,) = torch.autograd.grad(margin(target.logits(point), label).sum(), point)
     return gradient.double()
 
 

@@ -27,8 +27,9 @@ from gloro_lite.attacks import pgd
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors, test_images
-from gloro_lite.files import home, write_atomically
+from gloro_lite.files import home, read_json, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
+from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 
@@ -68,6 +69,25 @@ def margin(network: nn.Module, j: Tensor, i: Tensor) -> Callable[[Tensor], Tenso
         return (logits.gather(1, j[:, None]) - logits.gather(1, i[:, None])).flatten()
 
     return function
+
+
+def gradients(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The gradient of a function to (batch,) at each input of a batch, as x."""
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        return torch.autograd.grad(function(point).sum(), point)[0]
+
+
+def nearest_rivals(logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """The predicted class of each input, and the rival that decides its certified radius, (batch,) each.
+
+    Args:
+        logits: (batch, classes).
+        table: (classes, classes), margin constants.
+    """
+    top = logits.argmax(dim=1)
+    radii = (logits.gather(1, top[:, None]) - logits) / table[top]
+    return top, radii.scatter(1, top[:, None], torch.inf).argmin(dim=1)
 
 
 def exact_slopes(network: nn.Module, found: Pairs, j: Tensor, i: Tensor) -> Tensor:
@@ -126,9 +146,7 @@ def local_slopes(
     """
     generator = torch.Generator().manual_seed(how.seed)
     function = margin(network, j, i)
-    with torch.enable_grad():
-        point = x.detach().requires_grad_()
-        (towards,) = torch.autograd.grad(function(point).sum(), point)
+    towards = gradients(function, x)
     # Along the gradient, with a little noise: where two pairs of ReLU are dead the gradient is zero.
     noise = torch.randn(x.shape, generator=generator)
     towards, noise = nn.functional.normalize(towards.flatten(1)), nn.functional.normalize(noise.flatten(1))
@@ -181,8 +199,15 @@ def measure(run: str | Path, x: Tensor, y: Tensor, how: Search) -> dict:
     for j, i, slope, *_ in found:
         lower[j, i] = lower[i, j] = slope
     j, i, slope, a, b = found[0]
-    ends = torch.tensor([j]), torch.tensor([i])
-    entry = {
+    shares = by_layer(exact, norms, a, b, torch.tensor([j]), torch.tensor([i]))
+    assert abs(math.prod(float(s) for s in shares.values()) / (slope / table[j, i].item()) - 1) < 1e-6
+    x, y = x[: how.images], y[: how.images]
+    with torch.no_grad():
+        logits = torch.cat([network(part) for part in x.split(250)]).double()
+    right = logits.argmax(dim=1) == y
+    first = slice(how.local)
+    local, steps = _within_balls(net, exact, norms, table, x[first], y[first], logits[first], how)
+    return {
         "search": dataclasses.asdict(how),
         **machine(torch.device("cpu")),
         **{key: record["settings"][key] for key in ("dataset", "network", "activation", "loss")},
@@ -191,48 +216,51 @@ def measure(run: str | Path, x: Tensor, y: Tensor, how: Search) -> dict:
         "lower": slope,
         "classes": [j, i],
         "ratios": sorted(_short(s / table[j, i].item()) for j, i, s, *_ in found),
+        "accuracy": _share(right),
+        "vra": _share(right & (certified_radius(logits, table) > epsilon)),
+        "vra_by_lower": _share(right & (certified_radius(logits, lower) > epsilon)),
+        "local": local,
+        "layers": {
+            name: [_short(float(share)), _short(steps[name].clamp_min(1e-12).log().mean().exp().item())]
+            for name, share in shares.items()
+        },
     }
-    shares = by_layer(exact, norms, a, b, *ends)
-    assert abs(math.prod(float(s) for s in shares.values()) / (slope / table[j, i].item()) - 1) < 1e-6
-    x, y = x[: how.images], y[: how.images]
-    with torch.no_grad():
-        logits = torch.cat([network(part) for part in x.split(250)]).double()
-    right = logits.argmax(dim=1) == y
-    radius = certified_radius(logits, table)
-    entry["accuracy"] = right.double().mean().item()
-    entry["vra"] = (right & (radius > epsilon)).double().mean().item()
-    entry["vra_by_lower"] = (right & (certified_radius(logits, lower) > epsilon)).double().mean().item()
 
-    count = min(how.local, len(x))
-    x, y, logits, right, radius = x[:count], y[:count], logits[:count], right[:count], radius[:count]
-    top = logits.argmax(dim=1)
-    gaps = (logits.gather(1, top[:, None]) - logits) / table[top]
-    rival = gaps.scatter(1, top[:, None], torch.inf).argmin(dim=1)
-    local, pairs = local_slopes(network, exact, x, top, rival, epsilon, how)
-    function = margin(network, top, rival)
-    with torch.enable_grad():
-        point = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(function(point).sum(), point)
-    own, gap = table[top, rival], logits.gather(1, top[:, None]) - logits
-    reach = gap.gather(1, rival[:, None]).flatten() / local.clamp_min(1e-300)
-    attacked = pgd(net.logits, x, y, epsilon, steps=how.local_steps, restarts=1, seed=how.seed)
+
+def _within_balls(
+    net: GloroNet,
+    exact: nn.Sequential,
+    norms: dict[str, float],
+    table: Tensor,
+    x: Tensor,
+    y: Tensor,
+    logits: Tensor,
+    how: Search,
+) -> tuple[dict, dict[str, Tensor]]:
+    """What is seen within epsilon of each of the images x: the figures, and what `by_layer` gives for the steepest pairs."""
+    top, rival = nearest_rivals(logits, table)
+    slope, pairs = local_slopes(net.network, exact, x, top, rival, net.epsilon, how)
+    gradient = gradients(margin(net.network, top, rival), x)
+    gap = (logits.gather(1, top[:, None]) - logits).gather(1, rival[:, None]).flatten()
+    right = top == y
+    attacked = pgd(net.logits, x, y, net.epsilon, steps=how.local_steps, restarts=1, seed=how.seed)
     with torch.no_grad():
-        stands = right & (network(attacked).argmax(dim=1) == y)
-    steps = by_layer(exact, norms, pairs.a.double(), pairs.b.double(), top, rival)
-    entry["local"] = {
-        "constant": [_short(v) for v in own.tolist()],
-        "slope": [_short(v) for v in local.tolist()],
+        stands = right & (net.network(attacked).argmax(dim=1) == y)
+    figures = {
+        "constant": [_short(v) for v in table[top, rival].tolist()],
+        "slope": [_short(v) for v in slope.tolist()],
         "gradient": [_short(v) for v in gradient.flatten(1).norm(dim=1).tolist()],
-        "accuracy": right.double().mean().item(),
-        "vra": (right & (radius > epsilon)).double().mean().item(),
-        "vra_by_lower": (right & (reach > epsilon)).double().mean().item(),
-        "attacked": stands.double().mean().item(),
+        "accuracy": _share(right),
+        "vra": _share(right & (certified_radius(logits, table) > net.epsilon)),
+        "vra_by_lower": _share(right & (gap / slope.clamp_min(1e-300) > net.epsilon)),
+        "attacked": _share(stands),
     }
-    entry["layers"] = {
-        name: [_short(float(share)), _short(steps[name].clamp_min(1e-12).log().mean().exp().item())]
-        for name, share in shares.items()
-    }
-    return entry
+    return figures, by_layer(exact, norms, pairs.a.double(), pairs.b.double(), top, rival)
+
+
+def _share(found: Tensor) -> float:
+    """The fraction of a mask, (n,) bool, that is true."""
+    return found.double().mean().item()
 
 
 def _short(value: float) -> float:
@@ -251,7 +279,7 @@ def write(report: dict, path: Path) -> None:
 
 
 def _read() -> dict:
-    return json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"nets": {}}
+    return read_json(OUTPUT) if OUTPUT.exists() else {"nets": {}}
 
 
 @reports_errors
@@ -265,8 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     exact_float32()
     how, load = Search(), test_images(options.data)
-    for run in options.runs or stored.names():
-        name = run if "/" in run else f"{run}/seed-0"
+    for name in map(stored.full_name, options.runs or stored.names()):
         if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
             print(f"{name}: in {OUTPUT.name} already")
             continue

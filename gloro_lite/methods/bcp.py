@@ -219,6 +219,7 @@ def fit(
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        classes=layers[-1].size,
         before_epoch=bound.converge,
     )
     return list(epoch_losses)

@@ -57,12 +57,12 @@ class Stage(NamedTuple):
 
     @property
     def input_shape(self) -> Shape:
-        """Of one input, without the batch dimension."""
+        """The shape of one input, without the batch dimension."""
         return self.operator.input_shape
 
     @property
     def output_shape(self) -> Shape:
-        """Of one output, without the batch dimension."""
+        """The shape of one output, without the batch dimension."""
         return self.operator.output_shape
 
     @property

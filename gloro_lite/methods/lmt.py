@@ -82,6 +82,7 @@ def fit(
         learning_rate=learning_rate,
         batch_size=batch_size,
         generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        classes=net.classes,
         before_epoch=net.converge,
     )
     return list(epoch_losses)

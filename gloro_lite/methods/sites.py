@@ -1,4 +1,4 @@
-"""Theorem 3 with sites that learn: a nearest-site classifier whose certified radius is what training raises.
+"""The paper's Theorem 3 with sites that learn: a nearest-site classifier whose certified radius is what training raises.
 
 The classifier is `gloro_lite.voronoi.SiteClassifier`: the label of the nearest site, certified by the hyperplanes that bisect two
 sites. Here the sites are parameters. That nearest prototypes can be trained on their own certificate is due to Voracek and Hein,
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from gloro_lite import extras
 from gloro_lite.certificate import Certificate, check_epsilon, joined
-from gloro_lite.console import reports_errors
-from gloro_lite.evaluate import figures
+from gloro_lite.console import at_least, reports_errors
+from gloro_lite.evaluate import check_labels, figures
 from gloro_lite.files import replacing, table, write_atomically, write_json
 from gloro_lite.lipschitz.checks import check_batch
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
@@ -87,9 +87,12 @@ class Sites(nn.Module):
             half: look for the nearest sites in bfloat16, which is faster where the processor has it; the radius is not affected
                 but by sites that are hardly among the nearest.
 
-        Returns: (batch,).
+        Returns: (batch,). Raises ValueError for labels that the sites do not have, and for fewer than one of either site.
         """
+        if min(own, rivals) < 1:
+            raise ValueError(f"own and rivals are numbers of sites, at least 1, not {own} and {rivals}")
         sites, x = self.sites.flatten(1), self._points(x).flatten(1).to(self.sites)
+        check_labels(y, len(x), self.classes)
         with torch.no_grad():
             squares = sites.square().sum(1)
             if half:
@@ -108,8 +111,8 @@ class Sites(nn.Module):
             faces = faces.where(p.values.isfinite()[:, :, None], -torch.inf).where(q.values.isfinite()[:, None], torch.inf)
             largest, which = faces.max(dim=1)
             rival = largest.argmin(dim=1, keepdim=True)
-            p = sites_of(p.indices, which.gather(1, rival))
-            q = sites_of(q.indices, rival)
+            p = p.indices.gather(1, which.gather(1, rival)).squeeze(1)
+            q = q.indices.gather(1, rival).squeeze(1)
         p, q = sites[p], sites[q]
         width = (p - q).square().sum(1).clamp_min(1e-12).sqrt()
         # By the middle, not by squares that cancel.
@@ -161,18 +164,13 @@ class Sites(nn.Module):
         return joined(parts)
 
 
-def sites_of(indices: Tensor, places: Tensor) -> Tensor:
-    """indices[row, places[row]], (batch,)."""
-    return indices.gather(1, places).squeeze(1)
-
-
 def hinge(radius: Tensor, target: float, cap: float = math.inf) -> Tensor:
-    """By how much each radius, (batch,), falls short of the target, at most `cap`; the mean."""
+    """The mean over the batch of how far each radius, (batch,), falls short of the target, counted up to `cap`."""
     return (target - radius).clamp(0, cap).mean()
 
 
 def smooth(radius: Tensor, target: float, slope: float = 2.0) -> Tensor:
-    """sigmoid(slope (target - radius)), the mean: a smooth count of the radii below the target."""
+    """The mean of sigmoid(slope (target - radius)): a smooth version of the share of radii below the target."""
     return torch.sigmoid(slope * (target - radius)).mean()
 
 
@@ -184,8 +182,9 @@ def initial_sites(x: Tensor, y: Tensor, per_class: int, how: Literal["images", "
         how: "images" for images drawn at random, or "kmeans" for the means of as many clusters of each label, by Lloyd's
             algorithm from such images.
 
-    Raises ValueError for another `how`, and for a label with fewer images than sites.
+    Raises ValueError for another `how`, labels that do not fit, and a label with fewer images than sites.
     """
+    check_labels(y, len(x))
     if how not in ("images", "kmeans"):
         raise ValueError(f'how must be "images" or "kmeans", not {how!r}')
     if per_class < 1:
@@ -242,7 +241,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of a run. What each field means is in its metadata, and in `python -m gloro_lite.methods.sites --help`."""
+    """The settings of a run. What each field means is in its metadata, and in `python -m gloro_lite.methods.sites --help`."""
 
     data: str = _setting("mnist", "mnist, cifar10, or digits (8 x 8, with scikit-learn)")
     epsilon: float = _setting(1.58, "l2 radius of the reported VRA, in pixel units of images in [0, 1]")
@@ -278,7 +277,7 @@ class Data(NamedTuple):
 
 
 def rate(settings: Settings, epoch: int, epochs: int) -> float:
-    """Of an epoch, counted from 0, in a run of so many."""
+    """The learning rate of an epoch, counted from 0, in a run of so many."""
     slow = min(epoch, max(epochs - settings.finish, 0))
     return settings.rate * settings.decay**slow * settings.fall ** (epoch - slow)
 
@@ -325,7 +324,7 @@ def train_sites(
 
     Returns: the history, a row an epoch: epoch, loss, rate, accuracy and vra (fractions of the validation split), seconds.
 
-    Raises ValueError for settings that cannot be run, and for a checkpoint of another run.
+    Raises ValueError for settings that cannot be run, and for a checkpoint that is damaged or of another run.
     """
     settings = settings or Settings()
     check_settings(settings)
@@ -339,12 +338,7 @@ def train_sites(
         del key[name]
     history, best = [], sites.sites.detach().clone()
     if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        different = [name for name in key if state["key"].get(name) != key[name]]
-        if [row["rate"] for row in state["history"]] != schedule[: len(state["history"])]:
-            different.append("schedule")
-        if different:
-            raise ValueError(f"{checkpoint} is of a run with other {', '.join(different)}: give another folder, or its settings")
+        state = _read_checkpoint(checkpoint, key, schedule)
         sites.sites.data.copy_(state["sites"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -361,10 +355,11 @@ def train_sites(
             if settings.warp and settings.share:
                 x = warp(x, settings.warp, settings.share, generator)
             radius = sites.radius(x, train.y[rows], own=settings.own, rivals=settings.rivals, half=settings.half)
-            if settings.loss == "hinge":
-                loss = hinge(radius, settings.target, settings.cap)
-            else:
-                loss = smooth(radius, settings.target, settings.slope)
+            loss = (
+                hinge(radius, settings.target, settings.cap)
+                if settings.loss == "hinge"
+                else smooth(radius, settings.target, settings.slope)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -390,6 +385,20 @@ def train_sites(
             on_epoch(row)
     sites.sites.data.copy_(best)
     return history
+
+
+def _read_checkpoint(path: Path, key: dict, schedule: list[float]) -> dict:
+    """What `train_sites` left after an epoch. Raises ValueError where it is damaged, or of a run with another key or schedule."""
+    try:
+        state = torch.load(path, weights_only=True)
+        different = [name for name in key if state["key"].get(name) != key[name]]
+        if [row["rate"] for row in state["history"]] != schedule[: len(state["history"])]:
+            different.append("schedule")
+    except Exception as error:  # damage shows as any of zipfile's, pickle's and torch's errors
+        raise ValueError(f"{path} is no checkpoint, or damaged ({error!r:.200}): delete it to train from the start") from error
+    if different:
+        raise ValueError(f"{path} is of a run with other {', '.join(different)}: give another folder, or its settings")
+    return state
 
 
 @torch.no_grad()
@@ -512,8 +521,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command, see the module; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
-    parser.add_argument("--epochs", type=int, default=60, help="in all; a run can be prolonged (default: 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)"
+    )
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
     parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="start no epoch after that long")
     parser.add_argument(
@@ -536,8 +547,6 @@ def main(arguments: list[str] | None = None) -> int:
     tested = not given.pop("no_test")
     settings = Settings(**given)
     check_settings(settings)
-    if epochs < 1:
-        parser.error(f"--epochs must be at least 1, not {epochs}")
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: give another folder with --output")
     train, validation, test = load_data(settings.data, root, seed)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gloro_lite import extras
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
+from gloro_lite.evaluate import check_labels
 from gloro_lite.fit import minimise
 from gloro_lite.lipschitz.checks import check_tensor, is_random
 
@@ -37,14 +38,17 @@ def _check_alpha(alpha: float) -> None:
 def samples_needed(alpha: float, ratio: float = 0.0) -> int:
     """The fewest samples that can certify a radius above `ratio` times sigma with confidence 1 - alpha, all votes being equal.
 
-    The lower confidence bound is then alpha^(1/n), which must exceed Phi(ratio). Raises ValueError unless 0 < alpha < 0.5.
+    The lower confidence bound is then alpha^(1/n), which must exceed Phi(ratio). Raises ValueError unless 0 < alpha < 0.5, and
+    for a ratio so large that Phi(ratio) is 1 in float64.
     """
     with extras.needed("smoothing", "book"):
         from scipy.stats import norm
 
     _check_alpha(alpha)
-    fraction = math.log(alpha) / float(norm.logcdf(ratio))
-    return max(1, math.floor(fraction) + 1)
+    log_probability = float(norm.logcdf(ratio))
+    if log_probability == 0:
+        raise ValueError(f"no number of samples certifies a radius of {ratio:.3g} sigma: take a larger sigma")
+    return max(1, math.floor(math.log(alpha) / log_probability) + 1)
 
 
 def lower_confidence_bound(successes: Tensor, samples: int, alpha: float) -> Tensor:
@@ -110,6 +114,16 @@ class Smoothed:
         """The radius where all samples agree, in input units. No certificate can be larger."""
         return self._radius(lower_confidence_bound(torch.tensor([self.samples], device="cpu"), self.samples, self.alpha)).item()
 
+    def check_reach(self, epsilon: float) -> float:
+        """Return epsilon, an l2 radius in input units, as a float. Raises ValueError where no vote can certify it."""
+        epsilon = check_epsilon(epsilon)
+        if self.largest_radius <= epsilon:
+            raise ValueError(
+                f"{self.samples} samples at sigma = {self.sigma:g} certify at most {self.largest_radius:.3f}, and epsilon is "
+                f"{epsilon:g}: take at least {samples_needed(self.alpha, epsilon / self.sigma)} samples, or a larger sigma"
+            )
+        return epsilon
+
     def _radius(self, probability: Tensor) -> Tensor:
         """sigma Phi^-1(p), rounded down; 0 where p is not above 1/2."""
         from scipy.stats import norm
@@ -164,12 +178,7 @@ class Smoothed:
         network with dropout or batch norm in training mode; TypeError for what is no tensor.
         """
         if epsilon is not None:
-            epsilon = check_epsilon(epsilon)
-            if self.largest_radius <= epsilon:
-                raise ValueError(
-                    f"{self.samples} samples at sigma = {self.sigma:g} certify at most {self.largest_radius:.3f}, and epsilon "
-                    f"is {epsilon:g}: take at least {samples_needed(self.alpha, epsilon / self.sigma)} samples, or a larger sigma"
-                )
+            epsilon = self.check_reach(epsilon)
         generator = self._generator(x)
         predicted = self.counts(x, self.selection, generator).argmax(dim=1)
         votes = self.counts(x, self.samples, generator).gather(1, predicted[:, None])[:, 0]
@@ -217,7 +226,9 @@ def fit(
 
     def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return F.cross_entropy(network(x + sigma * noise), y)
+        logits = network(x + sigma * noise)
+        check_labels(y, len(x), logits.shape[1])
+        return F.cross_entropy(logits, y)
 
     epoch_losses = minimise(
         of_batch,

@@ -45,8 +45,11 @@ AUGMENTATIONS = {
     ),
     "tiny-imagenet": Augmentation(flip=True, rotation=math.radians(20), shift=0.2, shear=0.1, zoom=(0.9, 1.1)),
 }
-"""By the name that a recipe gives. "cifar10" and "tiny-imagenet" have the ranges of the official scripts of 2021; a run of
-some fifty epochs does not yet overfit, and learns more from less: "cifar10-light". "cifar10-wide" is for longer ones."""
+"""All augmentations, by the name that a recipe gives.
+
+"cifar10" and "tiny-imagenet" have the ranges of the official scripts of 2021. A run of some fifty epochs does not yet overfit and
+learns more with weaker ones, "cifar10-light"; "cifar10-wide" is for longer runs.
+"""
 
 
 def augment(x: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:

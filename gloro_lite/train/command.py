@@ -6,7 +6,6 @@ On several GPUs of a machine: `torchrun --nproc-per-node 2 -m gloro_lite.train -
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import logging
@@ -16,7 +15,7 @@ import signal
 import sys
 import typing
 
-from gloro_lite.console import ERRORS, one_line
+from gloro_lite.console import ERRORS, one_line, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.precision import exact_float32
 from gloro_lite.train.checkpoint import CheckpointError
@@ -44,11 +43,12 @@ _ADVICE = {
 
 def parser() -> argparse.ArgumentParser:
     """The options; every field of a recipe can be overridden by one."""
+    width = max(map(len, RECIPES))
     p = argparse.ArgumentParser(
         prog="python -m gloro_lite.train",
         usage="%(prog)s --recipe NAME [options]",  # of which there are too many for each error to repeat
         description="Train a recipe and certify the test set.",
-        epilog="recipes:\n" + "\n".join(f"  {name:24} {summary(name)}" for name in RECIPES) + "\n\n" + _EPILOG,
+        epilog="recipes:\n" + "\n".join(f"  {name:{width}}  {summary(name)}" for name in RECIPES) + "\n\n" + _EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = p.add_argument_group("the run")
@@ -104,23 +104,12 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text}")
 
 
+@reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code, see the end of `--help`."""
     options = vars(parser().parse_args(arguments))
     # A polite kill stops like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = _run(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever read what is printed has gone
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _run(options: dict) -> int:
     first = os.environ.get("RANK", "0") == "0"
     _log_to_stdout(first)
     try:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-"""Of the polynomial a s + b s^3 + c s^5 that is applied to every singular value s, chosen by the method's authors: steep at 0,
-and five times over it takes what is not tiny into about [0.7, 1.2]."""
+"""The coefficients, chosen by the method's authors, of the polynomial a s + b s^3 + c s^5 that each step applies to every
+singular value s. It is steep at 0, and five steps take all values that are not tiny to between about 0.7 and 1.2."""
 
 _STEPS = 5
 _TINY = 1e-7

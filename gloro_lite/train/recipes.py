@@ -131,8 +131,6 @@ class Recipe:
 
     def epsilon_at(self, progress: float) -> float:
         """The training epsilon after a fraction of training."""
-        if not self.epsilon_growth:
-            return self.train_epsilon
         return self.train_epsilon * growing_epsilon(progress, self.epsilon_start, self.epsilon_growth)
 
     def weight_at(self, progress: float) -> float:
@@ -233,7 +231,7 @@ _CIFAR_THIRD = dataclasses.replace(
     ema_decay=0.9995,
     epochs=60,
 )
-"""By the loss that MNIST at 1.58 ends with, and for the same reason."""
+"""With the loss of the second MNIST run at 1.58, `_SECOND`, and for the same reason."""
 
 _CIFAR_FOURTH = dataclasses.replace(
     _CIFAR_FIRST,
@@ -271,7 +269,7 @@ _OURS = [
     ),
 ]
 
-# What the official scripts do for the same rows; where they differ from each other, see chapter 8.
+# What the official scripts do for the same rows; the chapter on full training says where they differ from each other.
 _PAPER = {
     "mnist-0.3": {
         "loss": "trades_ce",
@@ -320,7 +318,7 @@ _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-im
 
 
 def _epochs(recipe: Recipe) -> int:
-    """Those of a recipe and of the runs that it goes on from."""
+    """The epochs of a recipe and of all the runs before it, whose weights it starts from."""
     before = {first.name: first for first in _FURTHER}
     return recipe.epochs + (_epochs(before[recipe.init_from]) if recipe.init_from else 0)
 
@@ -356,7 +354,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
 _FURTHER = [_UNAUGMENTED, _FIRST, _SECOND_VRA, _CIFAR_FIRST, _CIFAR_SECOND, _CIFAR_THIRD, _TINY_HALF]
 
 RECIPES = {recipe.name: recipe for recipe in [*(each for ours in _OURS for each in _variants(ours)), *_FURTHER]}
-"""By name. The bare names are our own recipe for each row of the paper's table."""
+"""All recipes, by name. The bare names are our own recipe for each row of the paper's table."""
 
 _SUMMARIES = {
     "mnist-0.3": "our own for MNIST at 0.3, 2C2F",

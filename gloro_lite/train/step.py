@@ -133,7 +133,7 @@ class Step:
 
 
 def _compiler_works(device: torch.device) -> bool:
-    """Whether `torch.compile` can: it needs a C++ compiler for a CPU, Triton for a GPU."""
+    """Whether `torch.compile` works here: it needs a C++ compiler for a CPU, Triton for a GPU."""
     try:
         torch.compile(torch.neg)(torch.zeros(1, device=device))
     except Exception as error:  # what it raises depends on what is missing

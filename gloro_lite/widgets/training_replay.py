@@ -9,6 +9,7 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from gloro_lite.attacks import margin
 from gloro_lite.fit import Epoch
 from gloro_lite.net import GloroNet
 from gloro_lite.widgets import export
@@ -43,10 +44,9 @@ class Recording:
         self.constants.append(export.table(net))
         with torch.no_grad():
             logits = net.logits(self.points).double()
-        own = logits.gather(1, self.labels[:, None])
-        margins = own - logits.scatter(1, self.labels[:, None], -torch.inf).amax(1, keepdim=True)
+        median = margin(logits, self.labels).median()
         entropy = nn.functional.cross_entropy(logits, self.labels)
-        row = {**epoch._asdict(), "margin": margins.median().item(), "cross_entropy": entropy.item()}
+        row = {**epoch._asdict(), "margin": median.item(), "cross_entropy": entropy.item()}
         self.history.append({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()})
 
 

@@ -1,4 +1,4 @@
-"""Theorem 3 to play with: labelled sites, the faces between labels, and the level curves of g."""
+"""The paper's Theorem 3 to play with: labelled sites, the faces between labels, and the level curves of g."""
 
 from __future__ import annotations
 

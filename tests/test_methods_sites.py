@@ -146,6 +146,10 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
         train_sites(again, data, data, dataclasses.replace(settings, target=0.4), epochs=6, seed=5, checkpoint=file)
     with pytest.raises(ValueError, match=r"run with other schedule: give another folder"):  # its last epochs were 4 and 5
         train_sites(again, data, data, settings, epochs=7, seed=5, checkpoint=file)
+    for damaged in (b"", b"junk", file.read_bytes()[:500]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is no checkpoint, or damaged .*: delete it to train from the start"):
+            train_sites(again, data, data, settings, epochs=6, seed=5, checkpoint=file)
 
 
 def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):

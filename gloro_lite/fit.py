@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
 from gloro_lite.evaluate import check_images, check_labels
-from gloro_lite.net import GloroNet
+from gloro_lite.lipschitz.checks import check_batch
+from gloro_lite.net import GloroNet, check_net
 from gloro_lite.progress import Progress
 
 
@@ -68,8 +69,8 @@ def minimise(
 
     Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, and inputs or a loss that are not finite.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+    if not all(isinstance(count, int) and count >= 1 for count in (epochs, batch_size)):
+        raise ValueError(f"epochs and batch_size must be whole numbers, at least 1, not {epochs!r} and {batch_size!r}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
     x, y = train
@@ -88,6 +89,11 @@ def minimise(
             done = (epoch + (step + 1) / steps) / epochs
             optimizer.param_groups[0]["lr"] = learning_rate * warmup_then_cosine(done)
             value = loss(x[rows], y[rows], done)
+            if not value.requires_grad:
+                raise ValueError(
+                    "there is nothing to train: no parameter of the network has requires_grad, or gradients are switched off "
+                    "here (torch.no_grad, torch.inference_mode)"
+                )
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -134,15 +140,10 @@ def fit(
     Raises ValueError for an unknown loss or a weight that it does not take, no epochs, labels that are no classes, images in
     0..255, and inputs or a loss that are not finite (with the step).
     """
+    check_net(net)
     losses.check(loss, weight)
-    for name, (inputs, labels) in (("train", train), ("validation", validation or train)):
-        if not len(inputs):
-            raise ValueError(f"{name} must hold at least one input")
-        try:
-            check_images(inputs)
-            check_labels(labels, len(inputs), net.classes)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+    train = _checked("train", train, net)
+    validation = train if validation is None else _checked("validation", validation, net)
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
     def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
@@ -163,9 +164,7 @@ def fit(
     shown, start = Progress(1, epochs, 0, progress), time.perf_counter()
     for epoch, mean in enumerate(means):
         done = (epoch + 1) / epochs
-        record = _evaluate(
-            net, validation or train, epoch, mean, goal * growing_epsilon(done), learning_rate * warmup_then_cosine(done)
-        )
+        record = _evaluate(net, validation, epoch, mean, goal * growing_epsilon(done), learning_rate * warmup_then_cosine(done))
         history.append(record)
         if on_epoch is not None:
             on_epoch(net, record)
@@ -175,6 +174,24 @@ def fit(
         start = now
     shown.close()
     return history
+
+
+def _checked(name: str, data: tuple[Tensor, Tensor], net: GloroNet) -> tuple[Tensor, Tensor]:
+    """Inputs and labels that a net can be trained on or evaluated with, the labels as int64, which PyTorch's losses take."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(
+            f"{name} must be a pair of tensors, inputs and labels, not {type(data).__name__}: a TensorDataset's .tensors, say"
+        )
+    inputs, labels = data
+    try:
+        check_batch(inputs, net.input_shape)
+        if not len(inputs):
+            raise ValueError("at least one input is needed")
+        check_images(inputs)
+        check_labels(labels, len(inputs), net.classes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return inputs, labels.long()
 
 
 @torch.no_grad()

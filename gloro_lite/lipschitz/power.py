@@ -129,7 +129,8 @@ class TrainingBound(nn.Module):
         slot = f"iterate_{place}"
         old = self._buffers.get(slot)
         if old is None or tuple(old.shape[1:]) != node.input_shape:
-            self.register_buffer(slot, _start(node, seed=place + 1).to(like))
+            with torch.inference_mode(False):  # what is made in it could not be moved later, in training
+                self.register_buffer(slot, _start(node, seed=place + 1).to(like))
         return torch.ones(())
 
     def forward(self, iterations: int = 1) -> Tensor | float:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_module, check_shape, check_types, layer_type
+from gloro_lite.lipschitz.checks import (
+    check_batch,
+    check_flushing,
+    check_module,
+    check_network,
+    check_shape,
+    check_types,
+    layer_type,
+)
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
@@ -244,6 +252,8 @@ class GloroNet(nn.Module):
             raise TypeError(f"state is what net.state() gave, not {type(state).__name__}")
         if state is not None and state.origin is not self._origin:
             raise ValueError("the state is of another net, or of the one that this is a copy of: give one that net.state() gave")
+        if state is not None:  # made before a function was replaced, say
+            check_network(state.program.network, registered)
         check_batch(x, self.input_shape if state is None else state.program.input_shape)
         program, head, _ = state or self.state()
         _check_values(x, program.dtype)

@@ -602,7 +602,19 @@ def test_a_state_comes_from_a_net():
 
 @pytest.mark.parametrize(
     "epsilon",
-    [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a", "0.3", b"1", True, np.bool_(True), torch.tensor([True])],
+    [
+        torch.empty((), device="meta"),
+        torch.tensor(1j),
+        1j,
+        [0.3],
+        "a",
+        "0.3",
+        b"1",
+        bytearray(b"1"),
+        True,
+        np.bool_(True),
+        torch.tensor([True]),
+    ],
 )
 def test_an_epsilon_is_a_number(epsilon):
     with pytest.raises(TypeError, match="epsilon must be a number, not"):
@@ -709,6 +721,23 @@ def test_a_vote_needs_a_network_that_answers_for_each_copy_alone():
 
 
 # Layers of one's own, and what PyTorch may do behind them
+
+
+def test_a_state_of_before_is_no_way_around_what_is_refused(monkeypatch):
+    """A pooling that was replaced after the state was made: program and network both called it."""
+    net, x, pool = images(), torch.rand(2, 1, 8, 8), nn.functional.max_pool2d
+    state = net.state()
+    assert net.certify(x, state=state).label.shape == (2,)
+    monkeypatch.setattr(nn.functional, "max_pool2d", lambda *a, **k: 10 * pool(*a, **k))
+    for certify in (net.certify, functools.partial(evaluate.certify, net)):
+        with pytest.raises(NetworkError, match=r"max_pool2d was replaced"):
+            certify(x, state=state)
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)], ids=str)
+def test_a_softmax_belongs_in_the_loss(layer):
+    with pytest.raises(UnknownLayerError, match=r"layer '1' .*logits are what is certified: leave it to the loss"):
+        GloroNet(nn.Sequential(nn.Linear(4, 3), layer), (4,), 0.1)
 
 
 class Tripled(nn.Module):

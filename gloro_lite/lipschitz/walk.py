@@ -233,7 +233,7 @@ def _refuse_unknown(module: nn.Module) -> None:
     cls = layer_type(module)
     reason = next((text for kind, text in REFUSED.items() if cls is kind), None)
     if reason is not None:
-        raise UnknownLayerError(f"{reason}; use another layer", kind=_kind(module))
+        raise UnknownLayerError(reason, kind=_kind(module))
     if hasattr(module, "_orig_mod"):
         raise UnknownLayerError(COMPILED, kind=_kind(module))
     if isinstance(module, torch.jit.ScriptModule):

@@ -921,3 +921,13 @@ def test_a_head_of_a_thousand_classes_that_begins_at_zero():
     assert torch.allclose(net.margin_constants(), torch.cdist(rows, rows), rtol=1e-9, atol=1e-12)
     nn.init.zeros_(net.head.weight)
     assert (net.margin_constants() == 0).all() and (net.certify(torch.randn(2, 4)).label == -1).all()
+
+
+def test_a_training_bound_comes_back_when_weights_that_were_no_numbers_do():
+    net = dense()
+    weights, before = copy.deepcopy(net.network.state_dict()), net.converge()
+    with torch.no_grad():
+        net.network[0].weight.fill_(math.nan)
+    assert net.estimate().isnan().any()
+    net.network.load_state_dict(weights)
+    assert net.converge() == pytest.approx(before, rel=1e-3)

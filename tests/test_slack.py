@@ -156,7 +156,7 @@ def test_the_length_of_a_single_number_leaves_room_for_its_square_and_root(monke
 def test_a_difference_of_rows_is_rounded_up(monkeypatch, scale):
     """Beyond what lengths have to spare: those are exact here."""
     monkeypatch.setattr(norms, "length_up", lambda x: x.abs()[:, 0])
-    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9], [1.0], [1e-9 + 1e-160], [1e-150], [0.0]], dtype=torch.float64)
+    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9], [1.0], [1e-150], [1e-170], [0.0]], dtype=torch.float64)
     rows = rows * scale
     for i, row in enumerate(norms.row_distances(rows).tolist()):
         for j, distance in enumerate(row):

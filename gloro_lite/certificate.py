@@ -53,7 +53,7 @@ def check_epsilon(epsilon: float) -> float:
             )
         epsilon = epsilon.detach()
     try:
-        if isinstance(epsilon, str | bytes):  # which float would read
+        if not hasattr(epsilon, "__float__"):  # a text, which float would read
             raise TypeError
         epsilon = float(epsilon)
     except (TypeError, ValueError, RuntimeError):  # a tensor without values, or of a complex number

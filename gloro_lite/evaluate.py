@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
 from gloro_lite.lipschitz.checks import check_batch, check_tensor
-from gloro_lite.net import GloroNet, State
+from gloro_lite.net import GloroNet, State, check_net
 
 EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Verified-robust accuracy is also recorded at these multiples of a run's epsilon."""
@@ -48,7 +48,9 @@ def certify(
 
     Raises ValueError for images in 0..255 too: with epsilon in the units of images in [0, 1], most would seem robust.
     """
-    check_batch(x, net.input_shape)
+    check_net(net)
+    if state is None:
+        check_batch(x, net.input_shape)
     check_images(x)
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size!r}")
@@ -63,8 +65,7 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
     Raises ValueError for no inputs, labels that are no classes of the net, and what `certify` and `net.certify` raise; TypeError
     for what is no GloRo Net.
     """
-    if not isinstance(net, GloroNet):
-        raise TypeError(f"what is evaluated is a GloroNet, not {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
+    check_net(net)
     epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
     check_batch(x, net.input_shape)
     if not len(x):
@@ -129,9 +130,16 @@ def check_labels(y: Tensor, count: int, classes: int | None = None) -> None:
 
 
 def check_images(x: Tensor) -> None:
-    """Raise ValueError for images, (n, channels, height, width), that look like bytes and not like numbers in [0, 1]."""
+    """Raise ValueError for images that look like bytes and not like numbers in [0, 1].
+
+    So look images (n, channels, height, width) beyond 16, or of whole numbers beyond 1; and other inputs of 64 numbers or more,
+    that may be images without channels or in a row, of whole numbers up to between 128 and 255.
+    """
     check_tensor(x)
-    if x.dim() == 4 and len(x) and (largest := x.max()) > 1 and (largest > 16 or (x == x.floor()).all()):
+    if not x.numel() or (largest := x.max()) <= 1:
+        return
+    whole = (x == x.floor()).all()
+    if (largest > 16 or whole) if x.dim() == 4 else (whole and 128 <= largest <= 255 and x[0].numel() >= 64):
         raise ValueError(
             f"images go up to {largest.item():g}: divide them by 255, as epsilon is in the units of images in [0, 1] "
             "(normalisation belongs in the network, as gloro_lite.Normalize)"

@@ -20,7 +20,7 @@ from gloro_lite import extras
 from gloro_lite.bottom import bottom_logit
 from gloro_lite.files import replacing, write_atomically
 from gloro_lite.lipschitz.program import converted
-from gloro_lite.net import GloroNet
+from gloro_lite.net import GloroNet, check_net
 
 
 class Frozen(nn.Module):
@@ -31,7 +31,7 @@ class Frozen(nn.Module):
     Attributes:
         network: a copy of the net's network, in eval mode, its parametrizations evaluated.
         constants: (classes, classes), the certified margin constants in the network's precision, rounded up.
-        epsilon: (), the l2 radius of bottom, in input units.
+        epsilon: (), the l2 radius of bottom, in input units, rounded up too.
     """
 
     constants: Tensor
@@ -40,19 +40,24 @@ class Frozen(nn.Module):
     def __init__(self, net: GloroNet):
         super().__init__()
         # The network that was bounded and its bound, of one moment, whatever another thread does to the net.
-        program, head = net.state()
+        check_net(net)
+        program, head, _ = net.state()
         weight = net.head.weight
         self.network = converted(copy.deepcopy(program.network), program.dtype).to(weight.device)
-        exact = head.table
-        rounded = exact.to(weight.dtype)
-        up = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-        self.register_buffer("constants", torch.where(rounded.to(exact.dtype) < exact, up, rounded).to(weight.device))
-        self.register_buffer("epsilon", torch.tensor(net.epsilon, dtype=weight.dtype, device=weight.device))
+        self.register_buffer("constants", _rounded_up(head.table, weight.dtype).to(weight.device))
+        epsilon = torch.tensor(net.epsilon, dtype=torch.float64, device="cpu")
+        self.register_buffer("epsilon", _rounded_up(epsilon, weight.dtype).to(weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.network(x)
         bottom = bottom_logit(logits, self.constants, self.epsilon)
         return torch.cat((logits, bottom[:, None]), dim=1)
+
+
+def _rounded_up(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    rounded = exact.to(dtype)
+    up = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    return torch.where(rounded.to(exact.dtype) < exact, up, rounded)
 
 
 def freeze(net: GloroNet) -> Frozen:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
 from gloro_lite.evaluate import check_images, check_labels
-from gloro_lite.net import GloroNet
+from gloro_lite.lipschitz.checks import check_batch
+from gloro_lite.net import GloroNet, check_net
 from gloro_lite.progress import Progress
 
 
@@ -74,12 +75,11 @@ def minimise(
     Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, images in 0..255, labels that are no
     classes, and inputs or a loss that are not finite.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+    if not all(isinstance(count, int) and count >= 1 for count in (epochs, batch_size)):
+        raise ValueError(f"epochs and batch_size must be whole numbers, at least 1, not {epochs!r} and {batch_size!r}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
-    check_data("train", train, classes)
-    x, y = train
+    x, y = checked_data("train", train, classes)
     if not all(weights.isfinite().all() for weights in module.parameters()):
         raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
@@ -93,6 +93,11 @@ def minimise(
             done = (epoch + (step + 1) / steps) / epochs
             optimizer.param_groups[0]["lr"] = learning_rate * warmup_then_cosine(done)
             value = loss(x[rows], y[rows], done)
+            if not value.requires_grad:
+                raise ValueError(
+                    "there is nothing to train: no parameter of the network has requires_grad, or gradients are switched off "
+                    "here (torch.no_grad, torch.inference_mode)"
+                )
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -107,19 +112,33 @@ def minimise(
     module.eval()
 
 
-def check_data(name: str, data: tuple[Tensor, Tensor], classes: int | None = None) -> None:
-    """Raise ValueError, which begins with `name`, unless data are inputs, one at least, and a label for each.
+def checked_data(
+    name: str, data: tuple[Tensor, Tensor], classes: int | None = None, input_shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels that a net can be trained on or evaluated with, the labels as int64, which PyTorch's losses take.
 
-    See `gloro_lite.evaluate.check_images` and `check_labels`.
+    Args:
+        name: what errors begin with.
+        classes, input_shape: of the net; by default any label and shape will do.
+
+    Raises TypeError for what is no pair of tensors, ValueError for no inputs, and what `gloro_lite.evaluate.check_images` and
+    `check_labels` raise.
     """
-    x, y = data
-    if not len(x):
-        raise ValueError(f"{name} must hold at least one input")
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(
+            f"{name} must be a pair of tensors, inputs and labels, not {type(data).__name__}: a TensorDataset's .tensors, say"
+        )
+    inputs, labels = data
     try:
-        check_images(x)
-        check_labels(y, len(x), classes)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        if input_shape is not None:
+            check_batch(inputs, input_shape)
+        check_images(inputs)
+        if not len(inputs):
+            raise ValueError("at least one input is needed")
+        check_labels(labels, len(inputs), classes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return inputs, labels.long()
 
 
 def fit(
@@ -154,9 +173,10 @@ def fit(
     Raises ValueError for an unknown loss or a weight that it does not take, no epochs, labels that are no classes, images in
     0..255, and inputs or a loss that are not finite (with the step).
     """
+    check_net(net)
     losses.check(loss, weight)
-    check_data("train", train, net.classes)
-    check_data("validation", validation or train, net.classes)
+    train = checked_data("train", train, net.classes, net.input_shape)
+    validation = train if validation is None else checked_data("validation", validation, net.classes, net.input_shape)
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
     def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
@@ -177,9 +197,7 @@ def fit(
     shown, start = Progress(1, epochs, 0, progress), time.perf_counter()
     for epoch, mean in enumerate(means):
         done = (epoch + 1) / epochs
-        record = _evaluate(
-            net, validation or train, epoch, mean, goal * growing_epsilon(done), learning_rate * warmup_then_cosine(done)
-        )
+        record = _evaluate(net, validation, epoch, mean, goal * growing_epsilon(done), learning_rate * warmup_then_cosine(done))
         history.append(record)
         if on_epoch is not None:
             on_epoch(net, record)

@@ -11,13 +11,21 @@ from torch import Tensor, nn
 from gloro_lite.bottom import bottom_logit, margin_constants
 from gloro_lite.certificate import GUARANTEES, Certificate, Guarantee, certificate, certified_radius, check_epsilon
 from gloro_lite.lipschitz.affine import Dense
-from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_module, check_shape, check_types, layer_type
+from gloro_lite.lipschitz.checks import (
+    check_batch,
+    check_flushing,
+    check_module,
+    check_network,
+    check_shape,
+    check_types,
+    layer_type,
+)
 from gloro_lite.lipschitz.errors import MismatchError, NetworkError
 from gloro_lite.lipschitz.nodes import Node
 from gloro_lite.lipschitz.norms import row_distances
 from gloro_lite.lipschitz.power import TrainingBound
 from gloro_lite.lipschitz.program import Program, Result, few
-from gloro_lite.lipschitz.rounding import Format, length_up, number_format
+from gloro_lite.lipschitz.rounding import DOUBLE, Format, length_up, number_format
 from gloro_lite.lipschitz.walk import named_layers, registered, walk
 from gloro_lite.precision import full_precision, sums_products
 
@@ -43,10 +51,12 @@ class State(NamedTuple):
     Attributes:
         program: the network, frozen.
         head: bounds on its last layer.
+        origin: by which the net that it is of knows it.
     """
 
     program: Program
     head: Head
+    origin: object
 
 
 _ATTEMPTS = 20
@@ -97,11 +107,12 @@ class GloroNet(nn.Module):
         check_types(network, registered)
         self.training_bound = TrainingBound(self.body, self.input_shape)
         self._state: tuple[State, bool] | None = None
+        self._origin = object()
         self.converge()
 
     def __getstate__(self) -> dict:
         # A copy makes its own program, from its own weights.
-        return {**super().__getstate__(), "_state": None}  # type: ignore[no-untyped-call]
+        return {**super().__getstate__(), "_state": None, "_origin": object()}  # type: ignore[no-untyped-call]
 
     @property
     def epsilon(self) -> float:
@@ -174,7 +185,7 @@ class GloroNet(nn.Module):
             return known[0]
         program = Program(self.network, self.input_shape)
         _check_classifier(program.root, [(node.name, node.layer) for node in program.nodes])
-        state = State(program, _head(program, tight))
+        state = State(program, _head(program, tight), self._origin)
         # Inside of torch.func's transforms tensors are wrapped by these, and of no use after them.
         self._state = (state, tight) if torch._C._functorch.maybe_current_level() is None else None
         return state
@@ -239,8 +250,12 @@ class GloroNet(nn.Module):
         """The program's logits of x, their certificate, and the table of margin constants, all where the program runs."""
         if state is not None and not isinstance(state, State):
             raise TypeError(f"state is what net.state() gave, not {type(state).__name__}")
+        if state is not None and state.origin is not self._origin:
+            raise ValueError("the state is of another net, or of the one that this is a copy of: give one that net.state() gave")
+        if state is not None:  # made before a function was replaced, say
+            check_network(state.program.network, registered)
         check_batch(x, self.input_shape if state is None else state.program.input_shape)
-        program, head = state or self.state()
+        program, head, _ = state or self.state()
         _check_values(x, program.dtype)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, not {dtype!r}")
@@ -293,6 +308,12 @@ class GloroNet(nn.Module):
         raise mismatch
 
 
+def check_net(net: object) -> None:
+    """Raise TypeError for what is no GloRo Net."""
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"a GloroNet is needed, not {type(net).__name__}: GloroNet(network, input_shape, epsilon) makes one")
+
+
 def _check_values(x: Tensor, dtype: torch.dtype) -> None:
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")
@@ -335,7 +356,9 @@ def _head(program: Program, tight: bool) -> Head:
     distances, lengths = row_distances(rows), length_up(rows)
     table = distances if tight else (lengths[:, None] + lengths[None, :])
     infinity = torch.full_like(table, torch.inf)
-    up = torch.nextafter(torch.nextafter(table, infinity) * float(body), infinity).where((table > 0) & (float(body) > 0), 0.0)
+    up = torch.nextafter(torch.nextafter(table, infinity) * float(body), infinity)
+    # No less than a normal number: a process may treat others as 0.
+    up = up.clamp_min(DOUBLE.tiny).where((table > 0) & (float(body) > 0), 0.0)
     return Head(*(part.to(program.device) for part in (distances, lengths, bias, up)))
 
 

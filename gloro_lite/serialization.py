@@ -9,7 +9,7 @@ import torch
 
 from gloro_lite import extras
 from gloro_lite.files import write_atomically
-from gloro_lite.net import GloroNet
+from gloro_lite.net import GloroNet, check_net
 
 
 class WeightFileError(ValueError):
@@ -21,6 +21,7 @@ def save(net: GloroNet, path: str | Path) -> None:
 
     Atomic: whatever stops it, the file is the old one or the new one.
     """
+    check_net(net)
     with extras.needed("writing weights", "train"):
         from safetensors.torch import save as serialized
 
@@ -46,6 +47,7 @@ def load(net: GloroNet, path: str | Path) -> GloroNet:
     The net's epsilon stays its own. Raises FileNotFoundError, and WeightFileError if the file is damaged or another network's, or
     its weights are of another type; the net is then as it was.
     """
+    check_net(net)
     with extras.needed("reading weights", "train"):
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -126,3 +126,11 @@ def test_images_in_bytes_are_refused():
     for wrong in ((255 * x).round(), 255 * x, (3 * x + 1).floor()):
         with pytest.raises(ValueError, match=r"go up to .*: divide them by 255"):
             evaluate(net, wrong, y)
+    for shape in ((28, 28), (784,)):
+        net = GloroNet(nn.Sequential(nn.Flatten(), nn.Linear(784, 2)), shape, 0.1)
+        x = 255 * torch.rand(5, *shape)
+        evaluate(net, x, y)  # no whole numbers: measurements, say
+        with pytest.raises(ValueError, match=r"go up to .*: divide them by 255"):
+            evaluate(net, x.ceil(), y)
+    few = GloroNet(nn.Sequential(nn.Linear(4, 2)), (4,), 0.1)
+    evaluate(few, torch.randint(0, 256, (5, 4)).float(), y)

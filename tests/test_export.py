@@ -77,6 +77,9 @@ def test_the_bound_is_rounded_up(name):
     off = ~torch.eye(net.classes, dtype=torch.bool)
     assert (frozen.constants.double() >= exact)[off].all()
     assert (frozen.constants.double() <= exact * (1 + 2.0**-22))[off].all()
+    for epsilon in (0.1, 0.3, 1.1, 1e-60):
+        net.epsilon = epsilon
+        assert epsilon <= export.freeze(net).epsilon.item() <= max(epsilon * (1 + 2.0**-22), 1e-44)
 
 
 def test_what_cannot_be_certified_cannot_be_exported():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.datasets import digits, points
@@ -77,7 +78,7 @@ def test_bad_input():
         fit(net, (x, y[:-1]), progress=False)
     with pytest.raises(ValueError, match=r"validation: labels must be integers, not torch\.float32"):
         fit(net, (x, y), validation=(x, y.float()), progress=False)
-    with pytest.raises(ValueError, match="train must hold at least one input"):
+    with pytest.raises(ValueError, match="train: at least one input is needed"):
         fit(net, (x[:0], y[:0]), progress=False)
     with pytest.raises(ValueError, match="at most 1 where it is the q"):
         fit(net, (x, y), loss="gce", weight=1.5, progress=False)
@@ -85,6 +86,36 @@ def test_bad_input():
         fit(net, (x, y), learning_rate=math.nan, progress=False)
     with pytest.raises(ValueError, match="finite number greater than 0"):
         fit(net, (x, y), train_epsilon=-1, progress=False)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "emma"])
+def test_labels_of_another_integer_type_train_the_same(loss):
+    histories = []
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        net, (x, y) = net_and_data()
+        data = (x, y.to(dtype))
+        histories.append(fit(net, data, validation=data, epochs=2, loss=loss, progress=False))
+    assert histories[0] == histories[1] == histories[2]
+
+
+def test_what_cannot_be_trained_says_what_to_do():
+    net, (x, y) = net_and_data()
+    for data in (TensorDataset(x, y), DataLoader(TensorDataset(x, y)), x):
+        with pytest.raises(TypeError, match=r"train must be a pair of tensors, inputs and labels.*a TensorDataset's \.tensors"):
+            fit(net, data, progress=False)
+    assert fit(net, TensorDataset(x, y).tensors, epochs=1, progress=False)
+    with pytest.raises(TypeError, match=r"validation: inputs must be a torch\.Tensor, not ndarray"):
+        fit(net, (x, y), validation=(x.numpy(), y), progress=False)
+    with pytest.raises(ValueError, match=r"validation: inputs must have shape \(batch, "):
+        fit(net, (x, y), validation=(x[:, :1], y), progress=False)
+    for counts in ({"epochs": 1.5}, {"batch_size": "8"}):
+        with pytest.raises(ValueError, match="epochs and batch_size must be whole numbers"):
+            fit(net, (x, y), progress=False, **counts)
+    with torch.no_grad(), pytest.raises(ValueError, match="gradients are switched off"):
+        fit(net, (x, y), progress=False)
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the network has requires_grad"):
+        fit(net, (x, y), progress=False)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step():

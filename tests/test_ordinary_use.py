@@ -1,6 +1,7 @@
 """What users of PyTorch do with networks besides training them, and what certificates make of it."""
 
 import copy
+import functools
 import math
 import pickle
 from fractions import Fraction
@@ -10,9 +11,11 @@ import pytest
 import torch
 from small_networks import another_thread_sets
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
-from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, UnknownLayerError, evaluate, export, serialization
+from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, UnknownLayerError, evaluate, export, serialization
 from gloro_lite.certificate import check_epsilon
+from gloro_lite.fit import fit
 from gloro_lite.lipschitz import (
     MismatchError,
     TrainingBound,
@@ -516,10 +519,9 @@ def test_a_layer_whose_copy_is_itself_is_refused_and_stays_as_it_is():
 
     layer_bound.register(Single, lambda layer, shape: 10.0)
     layer = Single(4, 4)
-    net = GloroNet(nn.Sequential(layer, nn.Linear(4, 2)), (4,), 0.1).eval()
-    with pytest.raises(NetworkError, match=r"cannot be copied.*the same Single"):
-        net.certify(torch.zeros(1, 4))
-    assert layer.weight.dtype == torch.float32
+    with pytest.raises(NetworkError, match=r"layer '0' .*cannot be copied.*the same Single"):
+        GloroNet(nn.Sequential(layer, nn.Linear(4, 2)), (4,), 0.1)
+    assert layer.training and layer.weight.dtype == torch.float32
 
 
 def test_inputs_of_a_class_of_its_own_are_refused():
@@ -539,9 +541,24 @@ def test_a_state_is_for_inputs_of_its_own_shape_and_type():
     with pytest.raises(TypeError, match=r"inputs are torch\.float64 and the network's weights torch\.float32"):
         net.certify(torch.zeros(1, 4, dtype=torch.float64), dtype=torch.float32, state=state)
     assert net.certify(torch.zeros(1, 4), state=state).label.shape == (1,)
-    wide = GloroNet(nn.Sequential(nn.Linear(5, 2)), (5,), 0.1).eval()
-    with pytest.raises(ValueError, match=r"must have shape \(batch, 5\)"):
-        net.certify(torch.zeros(1, 4), state=wide.state())
+    pooled = GloroNet(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2)), (1, 4, 4), 0.1).eval()
+    state, pooled.input_shape = pooled.state(), (1, 6, 6)
+    for certify in (pooled.certify, functools.partial(evaluate.certify, pooled)):
+        assert certify(torch.zeros(1, 1, 4, 4), state=state).label.shape == (1,)
+        with pytest.raises(ValueError, match=r"must have shape \(batch, 1, 4, 4\)"):
+            certify(torch.zeros(1, 1, 6, 6), state=state)
+
+
+def test_a_state_is_the_net_s_own():
+    """Certificates of another net of the same shape were given."""
+    net, x = dense(), torch.randn(5, 4)
+    state, other = net.state(), copy.deepcopy(net)
+    other.network[0].weight.data.mul_(10)
+    for certify in (other.certify, functools.partial(evaluate.certify, other)):
+        with pytest.raises(ValueError, match=r"the state is of another net.*net\.state\(\) gave"):
+            certify(x, state=state)
+        assert certify(x, state=other.state()).label.shape == (5,)
+    assert not torch.equal(net.certify(x, state=state).radius, other.certify(x).radius)
 
 
 @pytest.mark.parametrize("what", ["weight", "x"])
@@ -585,7 +602,19 @@ def test_a_state_comes_from_a_net():
 
 @pytest.mark.parametrize(
     "epsilon",
-    [torch.empty((), device="meta"), torch.tensor(1j), 1j, [0.3], "a", "0.3", b"1", True, np.bool_(True), torch.tensor([True])],
+    [
+        torch.empty((), device="meta"),
+        torch.tensor(1j),
+        1j,
+        [0.3],
+        "a",
+        "0.3",
+        b"1",
+        bytearray(b"1"),
+        True,
+        np.bool_(True),
+        torch.tensor([True]),
+    ],
 )
 def test_an_epsilon_is_a_number(epsilon):
     with pytest.raises(TypeError, match="epsilon must be a number, not"):
@@ -635,8 +664,17 @@ def test_an_evaluation_is_of_one_state_whatever_another_thread_does():
 
 def test_what_is_evaluated_is_a_net():
     net = dense()
-    with pytest.raises(TypeError, match="what is evaluated is a GloroNet, not Sequential"):
-        evaluate.evaluate(net.network, torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
+    x, y = torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64)
+    for use in (
+        lambda network: evaluate.evaluate(network, x, y),
+        lambda network: evaluate.certify(network, x),
+        lambda network: fit(network, (x, y)),
+        export.freeze,
+        lambda network: serialization.save(network, "nowhere"),
+        lambda network: serialization.load(network, "nowhere"),
+    ):
+        with pytest.raises(TypeError, match=r"a GloroNet is needed, not Sequential: GloroNet\(network, input_shape, epsilon\)"):
+            use(net.network)
     with pytest.raises(ValueError, match="batch_size is a number of inputs, at least 1, not 0"):
         evaluate.certify(net, torch.zeros(1, 4), batch_size=0)
 
@@ -680,3 +718,216 @@ def test_a_vote_needs_a_network_that_answers_for_each_copy_alone():
     for logits in (lambda x: x.sum(1), lambda x: x[:, :1], lambda x: (x, x)):
         with pytest.raises(ValueError, match=r"must give logits of two or more classes, \(batch, classes\), not"):
             Smoothed(logits, 0.5, samples=50).certify(torch.zeros(1, 4))
+
+
+# Layers of one's own, and what PyTorch may do behind them
+
+
+def test_a_state_of_before_is_no_way_around_what_is_refused(monkeypatch):
+    """A pooling that was replaced after the state was made: program and network both called it."""
+    net, x, pool = images(), torch.rand(2, 1, 8, 8), nn.functional.max_pool2d
+    state = net.state()
+    assert net.certify(x, state=state).label.shape == (2,)
+    monkeypatch.setattr(nn.functional, "max_pool2d", lambda *a, **k: 10 * pool(*a, **k))
+    for certify in (net.certify, functools.partial(evaluate.certify, net)):
+        with pytest.raises(NetworkError, match=r"max_pool2d was replaced"):
+            certify(x, state=state)
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)], ids=str)
+def test_a_softmax_belongs_in_the_loss(layer):
+    with pytest.raises(UnknownLayerError, match=r"layer '1' .*logits are what is certified: leave it to the loss"):
+        GloroNet(nn.Sequential(nn.Linear(4, 3), layer), (4,), 0.1)
+
+
+class Tripled(nn.Module):
+    """Works in place."""
+
+    def forward(self, x):
+        return x.mul_(3)
+
+
+layer_bound.register(Tripled, lambda layer, shape: 3.0)
+
+
+def test_a_layer_of_one_s_own_that_works_in_place_changes_nothing_that_others_read():
+    """x + 3 x was 6 x, and was bounded by 4."""
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = x.clone()
+    net = GloroNet(nn.Sequential(Tripled(), nn.Linear(4, 3)).double(), (4,), 0.1).eval()
+    expected = GloroNet(nn.Sequential(nn.Linear(4, 3)).double(), (4,), 0.1).eval()
+    expected.load_state_dict({f"network.0.{key}": value for key, value in net.head.state_dict().items()})
+    assert torch.allclose(net.certify(x).radius * 3, expected.certify(3 * x).radius) and torch.equal(x, before)
+    for shared in (Residual(Tripled()), Residual(nn.Sequential(nn.Identity(), Tripled()), nn.ReLU())):
+        net = GloroNet(nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 3)), (4,), 0.1).eval()
+        with pytest.raises(MismatchError, match="works in place on what other layers read"):
+            net.certify(torch.randn(5, 4))
+
+
+class Learning(nn.Module):
+    """Learns from what it sees while it is trained, and draws random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout()
+
+    def forward(self, x):
+        return self.dropout(self.norm(x))
+
+
+layer_bound.register(Learning, lambda layer, shape: 1000.0)
+
+
+def test_a_network_is_as_it_was_when_a_net_was_made_of_it():
+    network = nn.Sequential(Learning(), nn.Linear(4, 3))
+    network[0].norm.running_mean.fill_(1)
+    before, seed = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    GloroNet(network, (4,), 0.1)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), seed) and network[0].training
+
+
+def test_a_registered_bound_may_have_a_gradient(recwarn):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = nn.Parameter(torch.tensor([2.0, -3.0]))
+
+        def forward(self, x):
+            return x * self.factors
+
+    layer_bound.register(Scaled, lambda layer, shape: layer.factors.abs().max())
+    net = GloroNet(nn.Sequential(Scaled(), nn.Linear(2, 2)), (2,), 0.1)
+    net(torch.randn(3, 2)).sum().backward()
+    assert net.network[0].factors.grad is not None and net.eval().certify(torch.randn(3, 2)).label.shape == (3,)
+    assert not recwarn
+
+
+def test_a_layer_of_one_s_own_that_keeps_tensors_in_a_list_is_told_where_to_keep_them():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = [torch.eye(4)]
+
+        def forward(self, x):
+            return x @ self.weights[0]
+
+    layer_bound.register(Listed, lambda layer, shape: 1.0)
+    net = GloroNet(nn.Sequential(Listed(), nn.Linear(4, 2)), (4,), 0.1).eval()
+    with pytest.raises(NetworkError, match=r"layer '0' .*must be parameters, buffers or attributes, not in lists"):
+        net.certify(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(1, 2, 3, padding=2, padding_mode="circular"), (1, 5, 5)),
+        (nn.Conv2d(1, 2, 2, padding="same"), (1, 5, 5)),
+        (nn.Conv1d(1, 2, 3, stride=2, padding=1, padding_mode="reflect"), (1, 6)),
+        (nn.ConvTranspose2d(1, 2, 3, stride=2), (1, 4, 5)),
+        (nn.ConvTranspose1d(2, 2, 3, stride=1, dilation=3, output_padding=2, groups=2), (2, 5)),
+        (nn.Conv2d(1, 2, 3), (1, 5, 5)),
+        (nn.AvgPool2d(2), (1, 4, 4)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["saved", "inference"])
+def test_bounds_do_not_rest_on_what_autograd_keeps(layer, shape, kind):
+    """Hooks that pack saved tensors in fewer bits, say, made bounds a third of what is true; of tensors made in inference mode
+    autograd keeps none."""
+    bound = upper_bound(layer, shape)
+    matrix = linear_operator(layer.double(), shape).matrix()
+    assert bound >= torch.linalg.matrix_norm(matrix, 2).item() * (1 - 1e-12)
+    layer.float()
+    if kind == "saved":
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor * 0.1, lambda tensor: tensor):
+            assert upper_bound(layer, shape) == bound
+    else:
+        with torch.inference_mode():
+            layer = copy.deepcopy(layer)
+            for parameter in layer.parameters():
+                parameter.data = parameter.clone()
+        net = nn.Sequential(layer, nn.Flatten(), nn.Linear(math.prod(linear_operator(layer, shape).output_shape), 2))
+        assert GloroNet(net, shape, 0.1).eval().program().bound(None) > 0 and upper_bound(layer, shape) == bound
+
+
+def test_a_net_that_was_made_in_inference_mode_can_be_trained():
+    network = nn.Sequential(nn.Linear(4, 4), MinMax(), nn.Linear(4, 3))
+    with torch.inference_mode():
+        net = GloroNet(network, (4,), 0.1)
+    net(torch.randn(2, 4)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_inputs_that_are_nested_are_refused():
+    with pytest.warns(UserWarning, match="prototype"):
+        x = torch.nested.nested_tensor([torch.zeros(4), torch.zeros(4)])
+    with pytest.raises(TypeError, match="must be dense and hold values; these are nested"):
+        dense().certify(x)
+
+
+def test_a_forward_that_was_compiled_is_taken_back_where_it_stands():
+    net = dense()
+    net.forward = torch.compile(net.forward, backend="eager")
+    with pytest.raises(NetworkError, match=r"its forward was compiled.*del net\.forward"):
+        net.certify(torch.zeros(1, 4))
+    del net.forward
+    assert net.certify(torch.zeros(1, 4)).label.shape == (1,)
+
+
+class Mapped(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_what_parametrizations_come_to_is_looked_at(name):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    broken = copy.deepcopy(network)
+    register_parametrization(broken[0], name, Mapped(lambda tensor: tensor * math.nan), unsafe=True)
+    net = GloroNet(broken, (4,), 0.1).eval()
+    with pytest.raises(NetworkError, match=rf"^0\.{name} holds NaN"):
+        net.certify(torch.zeros(1, 4))
+    register_parametrization(network[0], name, Mapped(lambda tensor: tensor.double()), unsafe=True)
+    with pytest.raises(NetworkError, match=r"of several types, torch\.float32, torch\.float64"):
+        GloroNet(network, (4,), 0.1)
+
+
+def test_a_table_is_above_0_where_this_thread_takes_the_smallest_numbers_for_0():
+    """No weight is that small, their product is: K of 1e-310 counted as 0, and the radius was infinite where it is 1e300."""
+    net = GloroNet(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2)).double(), (1,), 1e305).eval()
+    net.network[0].weight.data.fill_(1e-155)
+    net.network[0].bias.data.zero_()
+    net.head.weight.data = torch.tensor([[5e-156], [-5e-156]], dtype=torch.float64)
+    net.head.bias.data = torch.tensor([5e-11, -5e-11], dtype=torch.float64)
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor flushes nothing")
+    try:
+        c = net.certify(x)
+        moved = net.network(x - 1e304).argmax().item()
+    finally:
+        torch.set_flush_denormal(False)
+    assert c.prediction.item() == 0 and moved == 1 and c.radius.item() <= 1e300 and c.label.item() == -1
+
+
+def test_a_head_of_a_thousand_classes_that_begins_at_zero():
+    net = GloroNet(nn.Sequential(nn.Linear(4, 1000, bias=False)), (4,), 0.1).eval()
+    rows = net.head.weight.detach().double()
+    assert torch.allclose(net.margin_constants(), torch.cdist(rows, rows), rtol=1e-9, atol=1e-12)
+    nn.init.zeros_(net.head.weight)
+    assert (net.margin_constants() == 0).all() and (net.certify(torch.randn(2, 4)).label == -1).all()
+
+
+def test_a_training_bound_comes_back_when_weights_that_were_no_numbers_do():
+    net = dense()
+    weights, before = copy.deepcopy(net.network.state_dict()), net.converge()
+    with torch.no_grad():
+        net.network[0].weight.fill_(math.nan)
+    assert net.estimate().isnan().any()
+    net.network.load_state_dict(weights)
+    assert net.converge() == pytest.approx(before, rel=1e-3)

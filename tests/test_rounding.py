@@ -322,6 +322,14 @@ def test_reduced_products_are_refused_where_they_would_be_used():
         products.fp32_precision = before
 
 
+def steep(norm):
+    """Its factor, 1e45, is more than float32 holds: PyTorch makes NaN of 0."""
+    norm.running_var.fill_(1e-30)
+    nn.init.constant_(norm.weight, 1e30)
+    nn.init.constant_(norm.bias, 1e28)
+    return norm.eval()
+
+
 @pytest.mark.parametrize(
     ("first", "shape", "value"),
     [
@@ -329,6 +337,7 @@ def test_reduced_products_are_refused_where_they_would_be_used():
         (nn.AdaptiveAvgPool2d(1), (1, 16, 16), 2e36),
         (nn.AvgPool2d(2, divisor_override=1000), (1, 2, 2), 1e38),
         (Normalize([-2e38], [1e10]), (1, 1, 1), 2e38),
+        (steep(nn.BatchNorm2d(1, eps=0)), (1, 1, 1), 0.0),
     ],
     ids=str,
 )

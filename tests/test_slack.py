@@ -152,13 +152,27 @@ def test_the_length_of_a_single_number_leaves_room_for_its_square_and_root(monke
     assert nodes.lengths(torch.ones(1, 1, dtype=torch.float64), number).item() >= 1
 
 
-def test_a_difference_of_rows_is_rounded_up(monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, 2.0**-500, 2.0**900, 2.0**-1060])
+def test_a_difference_of_rows_is_rounded_up(monkeypatch, scale):
     """Beyond what lengths have to spare: those are exact here."""
     monkeypatch.setattr(norms, "length_up", lambda x: x.abs()[:, 0])
-    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9]], dtype=torch.float64)
+    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9], [1.0], [1e-150], [1e-170], [0.0]], dtype=torch.float64)
+    rows = rows * scale
     for i, row in enumerate(norms.row_distances(rows).tolist()):
         for j, distance in enumerate(row):
-            assert Q(distance) >= abs(Q(rows[i].item()) - Q(rows[j].item()))
+            exact = abs(Q(rows[i].item()) - Q(rows[j].item()))
+            assert exact <= Q(distance) <= max(exact * (1 + Q(1e-13)), Q(2.0**-1022) if exact else 0)
+
+
+def test_rows_differ_by_no_less_than_by_the_sum_of_squares(monkeypatch):
+    """Where the sum of squares errs by all that it may."""
+    distances = torch.cdist
+    count = 50
+    low = 1 - 0.5 * (count + 4) * 2.0**-53
+    monkeypatch.setattr(torch, "cdist", lambda a, b, **k: distances(a, b, **k) * low)
+    rows = torch.eye(count, dtype=torch.float64)
+    found = norms.row_distances(rows)[0, 1].item()
+    assert Q(found) ** 2 >= 2 and found <= math.sqrt(2) * (1 + 1e-13)
 
 
 def test_the_root_of_an_eigenvalue_is_rounded_up(monkeypatch):

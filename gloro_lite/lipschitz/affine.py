@@ -82,7 +82,7 @@ class _Absolute(Affine):
 
     def adjoint(self, y: Tensor) -> Tensor:
         if isinstance(self._operator, Convolution):
-            return self._transpose(self.forward, y)
+            return self._operator.transposed(y, self._weight(y))
         return y @ self._weight(y)
 
     def absolute(self) -> Affine:
@@ -119,6 +119,7 @@ class Convolution(SumsOfProducts):
         self.padding = _padding(layer, self.axes, self.kernel, self.dilation)
         pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[::-1]
         padded = [side + sum(pair) for side, pair in zip(input_shape[1:], pairs, strict=True)]
+        self._padded_shape = (input_shape[0], *padded)
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         outputs = [(n - span) // s + 1 for n, span, s in zip(padded, spans, self.stride, strict=True)]
         if min(outputs) < 1:
@@ -155,13 +156,18 @@ class Convolution(SumsOfProducts):
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight.to(x))
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def transposed(self, y: Tensor, weight: Tensor) -> Tensor:
+        """The transpose of `convolve`, of y, ``(batch, *output_shape)``."""
         first, last = self.padding[::2], self.padding[1::2]
-        if self.layer.padding_mode != "zeros" or first != last:
-            return self._transpose(self.forward, y)
         gradient = torch.nn.grad.conv1d_input if self.axes == 1 else torch.nn.grad.conv2d_input
-        size = (len(y), *self.input_shape)
-        return gradient(size, self.weight.to(y), y, self.stride, first[::-1], self.dilation, self.groups)
+        if self.layer.padding_mode == "zeros" and first == last:
+            return gradient((len(y), *self.input_shape), weight, y, self.stride, first[::-1], self.dilation, self.groups)
+        # Autograd for the padding alone: what it keeps of a weight, hooks for saved tensors may change.
+        padded = gradient((len(y), *self._padded_shape), weight, y, self.stride, 0, self.dilation, self.groups)
+        return self._transpose(self._padded, padded)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.transposed(y, self.weight.to(y))
 
     def apply(self, x: Tensor) -> Tensor:
         bias = None if self.layer.bias is None else self.layer.bias.to(x)
@@ -257,8 +263,18 @@ class TransposedConvolution(SumsOfProducts):
             x, weight, bias, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
         )
 
+    def transposed(self, y: Tensor, weight: Tensor) -> Tensor:
+        """The transpose of the linear part with some weight, of y, ``(batch, *output_shape)``: a convolution."""
+        layer = self.layer
+        x = _CONVOLVE[self.axes](y, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        # Of an output_padding as large as the stride it makes more.
+        return x[(..., *map(slice, self.input_shape[1:]))]
+
     def forward(self, x: Tensor) -> Tensor:
         return self._map(x, self.layer.weight.to(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.transposed(y, self.layer.weight.to(y))
 
     def apply(self, x: Tensor) -> Tensor:
         return self._map(x, self.layer.weight.to(x), None if self.layer.bias is None else self.layer.bias.to(x))
@@ -280,6 +296,9 @@ class _AbsoluteTransposed(Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._operator._map(x, self.layer.weight.to(x).abs())
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._operator.transposed(y, self.layer.weight.to(y).abs())
 
     def absolute(self) -> Affine:
         return self
@@ -411,7 +430,8 @@ class Diagonal(Affine):
         if isinstance(self.layer, Normalize):
             offset, mean = _length(self.layer.mean * self.scale()), _length(self.layer.mean)
         else:
-            mean = _length(self.layer.running_mean)
+            # PyTorch multiplies by the factor, a number that may itself overflow.
+            mean = _length(self.layer.running_mean) + largest
             offset = 2 * _length(self.layer.running_mean * self.scale()) + _length(self.layer.bias)
         underflow = 8 * number.tiny * math.sqrt(math.prod(self.input_shape)) * (1 + largest)
         constant = float(raised(16 * number.unit * offset * area + underflow))

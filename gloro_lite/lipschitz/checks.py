@@ -105,6 +105,7 @@ _RANDOM = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 COMPILED = "it was compiled by torch.compile, whose code cannot be seen: give the module itself (._orig_mod)"
 """Why a module that torch.compile has made is refused."""
+_COMPILED_FORWARD = "its forward was compiled by torch.compile, whose code cannot be seen: take that back with `del net.forward`"
 
 
 def is_random(module: nn.Module) -> bool:
@@ -138,7 +139,7 @@ def check_module(module: nn.Module, name: str, *, known: bool, trained: bool = F
     cls = layer_type(module)
     for attribute in vars(module):
         if attribute == "forward" and getattr(module.forward, "_torchdynamo_orig_callable", None) is not None:
-            refuse(COMPILED)
+            refuse(COMPILED if hasattr(module, "_orig_mod") else _COMPILED_FORWARD)
         if callable(getattr(cls, attribute, None)):
             refuse(f"its method {attribute!r} was replaced on this instance: give the layer a class of its own, with a bound")
     if known:
@@ -232,8 +233,9 @@ _WHOLE = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16
 def check_batch(x: Tensor, input_shape: tuple[int, ...]) -> None:
     """Raise TypeError for inputs that are no tensor, ValueError for another shape than ``(batch, *input_shape)``."""
     check_tensor(x)
-    if x.layout != torch.strided or x.device.type == "meta":
-        raise TypeError(f"inputs must be dense and hold values; these have layout {x.layout} on device {x.device}")
+    if x.layout != torch.strided or x.device.type == "meta" or x.is_nested:
+        kind = "are nested" if x.is_nested else f"have layout {x.layout} on device {x.device}"
+        raise TypeError(f"inputs must be dense and hold values; these {kind}")
     if x.dim() != len(input_shape) + 1 or tuple(x.shape[1:]) != input_shape:
         hint = "; add a batch dimension with x[None]" if tuple(x.shape) == input_shape else ""
         raise ValueError(f"inputs must have shape (batch, {', '.join(map(str, input_shape))}), not {tuple(x.shape)}{hint}")
@@ -274,21 +276,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def floating_tensors(network: nn.Module, registered: Callable[[nn.Module], object]) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point tensors that a network computes with, by their dotted names: parameters, buffers, plain attributes.
+    """The floating-point tensors that a network computes with, by their dotted names: see `own_tensors`.
 
     Args:
         registered: see `check_network`; a layer of one's own may keep what it likes as plain attributes, an activation, say.
     """
-    plain = (
-        (f"{name}.{key}" if name else key, value)
-        for name, module in network.named_modules()
-        if registered(module) is None
-        for key, value in vars(module).items()
-        if isinstance(value, Tensor)
-    )
-    for name, tensor in (*network.named_parameters(), *network.named_buffers(), *plain):
-        if tensor.is_floating_point():
-            yield name, tensor
+    for name, module in network.named_modules():
+        own_affair = vars(module) if registered(module) is not None else ()
+        for key, tensor in own_tensors(module):
+            if tensor.is_floating_point() and key not in own_affair:
+                yield f"{name}.{key}" if name else key, tensor
 
 
 def check_types(network: nn.Module, registered: Callable[[nn.Module], object]) -> None:

@@ -185,13 +185,23 @@ NONLINEAR: dict[type, type[Node]] = {
 }
 """The node of each layer that is not linear, by its exact type."""
 
-_DIVIDES = "it divides by the spread of its own input, which can be as small as you like: it has no global Lipschitz constant"
+_DIVIDES = (
+    "it divides by the spread of its own input, which only its eps keeps from 0: its Lipschitz constant is 1 / sqrt(eps), some "
+    "hundreds, and leaves nothing to certify; use another layer"
+)
+_ATTENDS = "dot-product attention has no global Lipschitz constant, as its slope grows with its input; use another layer"
+_PROBABILITIES = (
+    "it makes probabilities of logits, and logits are what is certified: leave it to the loss, nn.CrossEntropyLoss say"
+)
 REFUSED: dict[type, str] = {
     nn.LayerNorm: _DIVIDES,
     nn.GroupNorm: _DIVIDES,
     nn.InstanceNorm1d: _DIVIDES,
     nn.InstanceNorm2d: _DIVIDES,
-    nn.MultiheadAttention: "dot-product attention has no global Lipschitz constant: its slope grows with its input",
-    nn.TransformerEncoderLayer: "attention and layer norm have no global Lipschitz constant",
+    nn.RMSNorm: _DIVIDES,
+    nn.MultiheadAttention: _ATTENDS,
+    nn.TransformerEncoderLayer: _ATTENDS,
+    nn.Softmax: _PROBABILITIES,
+    nn.LogSoftmax: _PROBABILITIES,
 }
-"""Layers that are refused with a reason of their own."""
+"""Layers that are refused with a reason of their own, and what to do."""

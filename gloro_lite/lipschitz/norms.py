@@ -319,6 +319,15 @@ class Proven:
 
 def row_distances(rows: Tensor) -> Tensor:
     """Upper bounds on ||w_j - w_i|| for all rows of W, (classes, features): (classes, classes) float64, 0 for equal rows."""
-    rows = rows.detach().to("cpu", torch.float64)
-    # A difference is rounded by one unit of itself.
-    return torch.stack([length_up(rows - row) for row in rows]) * (1 + 4 * DOUBLE.unit)
+    # Equal rows once: they may all be zeros. A scale that is a power of two, for squares that neither underflow nor overflow.
+    rows, place = rows.detach().to("cpu", torch.float64).unique(dim=0, return_inverse=True)
+    scale = power_of_two(rows.abs().max().item())
+    scaled = rows / scale
+    # Differences, not a product of matrices, which cancels; each is rounded by one unit of itself.
+    distances = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = distances * (1 + DOUBLE.gamma(rows.shape[1] + 16))
+    first, second = (distances < 1e-140).fill_diagonal_(False).nonzero(as_tuple=True)  # whose squares do underflow
+    distances[first, second] = length_up(scaled[first] - scaled[second]) * (1 + 4 * DOUBLE.unit)
+    # No less than a normal number: a process may treat others as 0.
+    distances = (distances * scale).clamp_min(DOUBLE.tiny).fill_diagonal_(0.0)
+    return distances[place][:, place]

@@ -22,11 +22,12 @@ def _start(operator: Affine, seed: int) -> Tensor:
 
 
 def _step(operator: Affine, v: Tensor) -> Tensor:
-    """One power iteration of A^T A, normalised. A vector in the kernel of A stays as it is."""
+    """One power iteration of A^T A, normalised. A vector in the kernel of A stays as it is, and any where A has no values."""
     image = operator.forward(v)
     u = operator.adjoint(image / _size(image))
     u = u / _size(u)
-    return torch.where(u.any(), u / u.norm(), v)
+    length = u.norm()
+    return torch.where(length > 0, u / length, v)  # not where it is NaN, from which no iterate would ever come back
 
 
 def _size(x: Tensor) -> Tensor:
@@ -129,7 +130,8 @@ class TrainingBound(nn.Module):
         slot = f"iterate_{place}"
         old = self._buffers.get(slot)
         if old is None or tuple(old.shape[1:]) != node.input_shape:
-            self.register_buffer(slot, _start(node, seed=place + 1).to(like))
+            with torch.inference_mode(False):  # what is made in it could not be moved later, in training
+                self.register_buffer(slot, _start(node, seed=place + 1).to(like))
         return torch.ones(())
 
     def forward(self, iterations: int = 1) -> Tensor | float:

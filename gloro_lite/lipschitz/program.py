@@ -7,7 +7,6 @@ is compared with them on the batch that is certified.
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from gloro_lite.lipschitz.errors import MismatchError, NetworkError, said
 from gloro_lite.lipschitz.nodes import Constants, Deviation, Node, Sequence, Shape, Track, lengths
 from gloro_lite.lipschitz.norms import Proven
 from gloro_lite.lipschitz.rounding import Format, Upper, number_format
-from gloro_lite.lipschitz.walk import Registered, registered, walk
+from gloro_lite.lipschitz.walk import Registered, copied, registered, walk
 
 _LOCK = threading.RLock()
 """One network is read at a time."""
@@ -84,18 +83,8 @@ def _check_values(network: nn.Module) -> None:
 
 
 def _frozen(network: nn.Module) -> nn.Module:
-    """A copy of a network, its parametrizations evaluated once; its tensors may be of any kind, also ones that have a history."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(tensor, Tensor):
-                clone = tensor.detach().clone()
-                memo[id(tensor)] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
-    frozen = copy.deepcopy(network, memo)
-    shared = set(network.modules()) & set(frozen.modules())
-    if shared:
-        kinds = ", ".join(sorted({type(module).__name__ for module in shared}))
-        raise NetworkError(f"the network cannot be copied, and so not be frozen: a copy of it has the same {kinds} in it")
+    """A copy of a network, its parametrizations evaluated once."""
+    frozen = copied(network)
     for module, twin in list(zip(network.modules(), frozen.modules(), strict=True)):
         if parametrize.is_parametrized(module):
             del twin._modules["parametrizations"]
@@ -286,7 +275,8 @@ class Program:
                 return
         raise MismatchError(
             "the network computes something else than what was bounded: a function or method was replaced, or the forward "
-            "pass of a layer with a registered bound is no fixed function. Nothing can be certified"
+            "pass of a layer with a registered bound is no fixed function, or works in place on what other layers read. Nothing "
+            "can be certified"
         )
 
 

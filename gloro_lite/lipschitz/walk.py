@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from functools import singledispatch
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ class Registered(Node):
         except Exception as error:
             raise NetworkError(f"its registered bound fails ({said(error)})", self.name, _kind(self.layer)) from error
         number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
-        if not number or not float(value) >= 0:
+        if not number or not float(value.detach() if isinstance(value, Tensor) else value) >= 0:
             raise NetworkError(
                 f"its registered bound is {value!r}: it must be a number that is not negative", self.name, _kind(self.layer)
             )
@@ -71,9 +73,14 @@ class Registered(Node):
 
     def apply(self, x: Tensor) -> Tensor:
         try:
-            y = self.layer(x)
+            # A copy: others may read x too, the other path of a Residual, say, and the layer may work in place.
+            y = self.layer(x.clone())
         except Exception as error:
-            raise NetworkError(f"it fails on the inputs ({said(error)})", self.name, _kind(self.layer)) from error
+            reason = (
+                f"it fails on the inputs ({said(error)}): it is run in float64 too, for which its tensors must be parameters, "
+                "buffers or attributes, not in lists"
+            )
+            raise NetworkError(reason, self.name, _kind(self.layer)) from error
         if not isinstance(y, Tensor) or tuple(y.shape) != (len(x), *self.output_shape):
             raise NetworkError(f"it does not give outputs of shape {self.output_shape}", self.name, _kind(self.layer))
         if y.dtype != x.dtype:
@@ -93,10 +100,13 @@ class Registered(Node):
 
 
 def _output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
-    """The shape that a layer gives for one input, both without a batch dimension, from a run on zeros."""
+    """The shape that a layer gives for one input, both without a batch dimension, from a run of a copy on zeros.
+
+    The layer itself may learn from what it sees, as batch norm does, or draw random numbers while it is trained.
+    """
     like = _like(layer)
     with torch.no_grad():
-        output = layer(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
+        output = copied(layer).eval()(torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device))
     if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != 2:
         raise NetworkError(
             f"for a batch of 2 it returns {_described(output)}: one tensor with the batch first is needed", kind=_kind(layer)
@@ -108,6 +118,25 @@ def _like(layer: nn.Module) -> Tensor:
     """A tensor of the type and on the device that a layer computes with."""
     tensors = (tensor for module in layer.modules() for _, tensor in own_tensors(module) if tensor.is_floating_point())
     return next(tensors, torch.empty(0))
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of a network; its tensors may be of any kind, also ones that have a history, which the copy's have not.
+
+    Raises NetworkError where the copy is not one of its own.
+    """
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(tensor, Tensor):
+                clone = tensor.detach().clone()
+                memo[id(tensor)] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
+    twin = copy.deepcopy(network, memo)
+    shared = set(network.modules()) & set(twin.modules())
+    if shared:
+        kinds = ", ".join(sorted({type(module).__name__ for module in shared}))
+        raise NetworkError(f"the network cannot be copied, and so not be frozen: a copy of it has the same {kinds} in it")
+    return twin
 
 
 def _described(output: object) -> str:
@@ -204,7 +233,7 @@ def _refuse_unknown(module: nn.Module) -> None:
     cls = layer_type(module)
     reason = next((text for kind, text in REFUSED.items() if cls is kind), None)
     if reason is not None:
-        raise UnknownLayerError(f"{reason}; use another layer", kind=_kind(module))
+        raise UnknownLayerError(reason, kind=_kind(module))
     if hasattr(module, "_orig_mod"):
         raise UnknownLayerError(COMPILED, kind=_kind(module))
     if isinstance(module, torch.jit.ScriptModule):

@@ -28,7 +28,7 @@ from gloro_lite import evaluate
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax
 from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
-from gloro_lite.net import GloroNet, State
+from gloro_lite.net import GloroNet, State, check_net
 from gloro_lite.precision import on_cpu
 
 SIZE_LIMIT = 4096
@@ -276,12 +276,6 @@ def _prove(
 
 Robust = Callable[[Tensor, Tensor], Tensor]
 """Maps radii and labels, (batch,) each, to whether each label is proven within its radius, (batch,) bool."""
-
-
-def check_net(net: GloroNet) -> None:
-    """Raise TypeError for what is no GloRo Net."""
-    if not isinstance(net, GloroNet):
-        raise TypeError(f"a local bound is of a GloroNet, not of {type(net).__name__}: GloroNet(network, input_shape, epsilon)")
 
 
 def fall_back(

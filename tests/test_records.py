@@ -66,13 +66,19 @@ def test_rows_are_in_order_and_told_apart():
 def test_ours_are_stored_and_not_typed():
     assert TABLE["ours"]
     for row in TABLE["ours"]:
-        assert set(row) <= {"date", "method", "results", "note"}, "figures are read from data/results"
+        assert set(row) <= {"date", "method", "results", "bound", "note"}, "figures are read from data/results"
+        assert row.get("bound", "last_layers") == "last_layers"
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", row["date"])
         runs = list((DATA / "results" / row["results"]).glob("seed-*/result.json"))
         assert runs, f"data/results/{row['results']} holds no run"
         for path in runs:
             result = json.loads(path.read_text(encoding="utf-8"))
             assert 0 <= result["test_vra"] <= result["test_accuracy"] <= 1
+            if "bound" in row:  # of these very weights
+                known = json.loads((DATA / "last_layers.json").read_text(encoding="utf-8"))["runs"]
+                entry = known[f"{row['results']}/{path.parent.name}"]
+                assert entry["accuracy"] == pytest.approx(result["test_accuracy"])
+                assert entry["vra"] == pytest.approx(result["test_vra"]) and entry["vra"] <= entry["local"]
             assert (path.parent / "certificates.csv").is_file() and (path.parent / "model.safetensors").is_file()
 
 

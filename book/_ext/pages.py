@@ -155,6 +155,8 @@ def own_signature(
         app.env.temp_data.get("annotations", {}).pop(name, None)
     if arguments != "(*args, **kwargs)":
         return None
+    for anything in ("args", "kwargs"):
+        app.env.temp_data.get("annotations", {}).get(name, {}).pop(anything, None)
     own = inspect.signature(thing.__init__)
     taken = [
         parameter.replace(annotation=parameter.empty)

@@ -124,7 +124,8 @@ def test_the_reference_tells_of_ours_and_nothing_twice():
     for words in ("Define the computation", "Return the extra representation", "Alias for field number"):
         assert words not in text, words
     words = re.sub(r"<[^>]*>", "", text)
-    assert "*args" not in words and "MarginExplorer(gloro, standard, points, labels, *, epsilon=None)" in words
+    assert "*args" not in words and "kwargs (" not in words
+    assert "MarginExplorer(gloro, standard, points, labels, *, epsilon=None)" in words
     (recipe,) = re.findall(r'id="gloro_lite.train.recipes.Recipe".*?</dl>', text, re.DOTALL)
     assert re.search(r"train_epsilon</strong> \(<em>float</em>\) – \w", recipe)  # what a field means, from its metadata
 

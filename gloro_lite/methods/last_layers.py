@@ -21,9 +21,9 @@ largest of -c . d + sum_k h_k |D_k . d|. Over all signs of the second part, this
 and a rival with a larger margin cannot win. A unit that can only help the margin costs nothing, another only as far as it can
 turn.
 
-All of it holds for a smaller v, too. And t, as computed, may be off: |t + s| is at least the computed |t| plus sign(t) s less that
-error, whatever t's sign, and where e_k < 0, v is taken for the smallest |t| that there may be. That error enters the margin as
-those of the logits do, and is counted with them.
+All of it holds for a smaller v, too. And t, as computed, may be off. Where e_k >= 0, |t + s| is at least the computed |t| plus
+sign(t) s, less that error, even if the sign is wrong; where e_k < 0, v is taken for the smallest |t| that there may be. The error
+is a part of that of the logits, and counted with it.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def tail(state: State) -> Tail:
     kinds = [layer_type(layer) for layer in layers]
     if len(layers) < 3 or kinds[0] is not nn.Linear or kinds[1] not in (nn.ReLU, MinMax, Absolute):
         raise ValueError(
-            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and "
-            f"Linear; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
+            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and Linear"
+            f"; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
         )
     for kind, layer in zip(kinds, layers, strict=True):
         if registered(layer) is not None:  # its forward pass is its own affair then
@@ -184,7 +184,8 @@ def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, l
     margins = logits.gather(1, labels[:, None]) - logits
     margins = margins - (off + off.gather(1, labels[:, None]) + FLOOR) * (1 + gamma(1)) - gamma(1) * margins.abs()
     # The last hidden layer's global bound is enough for most rivals.
-    falls = float(state.program.bound(nodes[-3:-1])) * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
+    slope = float(state.program.bound(nodes[-3:-1]))
+    falls = slope * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
 
     def left() -> Tensor:
         return margins - falls - gamma(1) * (margins.abs() + falls)

@@ -249,31 +249,37 @@ def test_a_slope_that_rounding_has_made_0_is_counted(sign):
 
 def test_values_and_logits_that_cancel_are_off_by_no_more_than_is_said():
     """Where what is left is far smaller than its error; the oracle computes with fractions."""
-    numbers, wrong = random.Random(0), [0.0, 0.0, 0.0]
+    numbers, none, one = random.Random(0), [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]
+    wrong = [none] * 4
     for _ in range(20):
         u = numbers.uniform(0.5, 1)
-        inputs = [u, math.nextafter(u, 2)]
+        inputs = [math.nextafter(u, 2), u]  # so that differences are above 0, where ReLU shows them
         large = numbers.uniform(0.5, 1) * 1e16
-        for case, (weight, head, head_bias) in enumerate(
+        for case, (activation, weight, bias, head, head_bias) in enumerate(
             (
-                ([[large, -large], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]], [0.0, 0.0]),  # the values, and through them the logits
-                ([[1.0, 0.0], [0.0, 1.0]], [[large, -large], [0.0, 0.0]], [0.0, 0.0]),
-                ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [large, 0.0]),
+                (torch.nn.ReLU, [[large, -large], [1.0, 1.0]], none, [[1.0, 0.0], none], none),  # values, and through them logits
+                (MinMax, [[1.0, 0.0], [0.0, 0.25]], [large, large], one, none),
+                (torch.nn.ReLU, one, none, [[large, -large], none], none),
+                (torch.nn.ReLU, one, none, one, [large, 0.0]),
             )
         ):
-            bound = bound_of(torch.nn.ReLU, weight, head, head_bias=head_bias)
+            bound = bound_of(activation, weight, head, bias, head_bias)
             logits, off, t, t_off = bound.logits(torch.tensor([inputs], dtype=torch.float64))
-            z = [sum(Fraction(w) * Fraction(v) for w, v in zip(row, inputs, strict=True)) for row in weight]
-            exact = [
-                sum(Fraction(w) * max(v, 0) for w, v in zip(row, z, strict=True)) + Fraction(b)
-                for row, b in zip(head, head_bias, strict=True)
-            ]
-            for values, computed, allowed in ((z, t, t_off), (exact, logits, off)):
+            z = rows_times(weight, inputs, bias)
+            exact = rows_times(head, activated(activation, z), head_bias)
+            for which, (values, computed, allowed) in enumerate(((units(activation, z), t, t_off), (exact, logits, off))):
                 errors = [abs(Fraction(v) - w) for v, w in zip(computed[0].tolist(), values, strict=True)]
                 assert all(e <= Fraction(a) for e, a in zip(errors, allowed[0].tolist(), strict=True))
-                wrong[case] = max(wrong[case], float(max(errors)))
+                wrong[case] = [max(w, float(max(errors))) if k == which else w for k, w in enumerate(wrong[case])]
             assert off.max() < 1e3
-    assert min(wrong) > 1e-2  # there is something to count
+    assert min(map(max, wrong)) > 1e-2 and wrong[0][0] > 1e-2 and wrong[1][0] > 1e-2  # there is something to count
+
+
+def rows_times(rows, values, bias):
+    return [
+        sum(Fraction(w) * Fraction(v) for w, v in zip(row, values, strict=True)) + Fraction(b)
+        for row, b in zip(rows, bias, strict=True)
+    ]
 
 
 def state_of(*widths, activation=torch.nn.ReLU, weight=None):
@@ -320,8 +326,8 @@ def test_errors_of_both_logits_are_taken_from_the_margin(monkeypatch):
         ([0.0, 0.0], True),
         ([0.45, 0.45], True),
         ([0.55, 0.55], False),
-        ([1.0, 0.0], False),
-        ([0.0, 1.0], False),
+        ([1.01, 0.0], False),
+        ([0.0, 1.01], False),
         ([math.inf, 0.0], False),
     ):
         told = known[0], doubles(off), *known[2:]
@@ -338,6 +344,24 @@ def test_a_unit_s_value_that_may_be_near_0_can_turn():
     for off in (0.0, 0.5, 1.0, 2.0):
         falls.append(bound.fall(rows, strength, t, doubles([off, 0.0]), doubles(1.0)).item())
     assert falls == pytest.approx([0.0, 1.0, 2.0, 2.0], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "weight, rows, least, most",
+    [
+        # Three lines of the plane through 0, at equal angles: their norm says more than what two of them have in common.
+        ([[1.0, 0.0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5]], [-1.0, -1.0, -1.0], 2.0, 4.5**0.5),
+        ([[100.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0.0, -1.0, -1.0], 2.0, 2.0),
+        ([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]], [-1.0, -1.0, -1.0], 5.0, 5.0),
+        ([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]], [1.0, 1.0, 1.0], 0.0, 0.0),
+        ([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0]], [-1.0, -1.0, 0.0], 6.0, 6.0),
+    ],
+)
+def test_units_at_0_turn_together_as_far_as_their_directions_allow(weight, rows, least, most):
+    bound = bound_of(Absolute, weight, [rows, [0.0] * 3])
+    zeros = torch.zeros(1, 3, dtype=torch.float64)
+    fall = bound.fall(doubles(rows), bound.entering.sum(0)[None], zeros, zeros, doubles(2.0)).item()
+    assert 2 * least <= fall <= 2 * most * (1 + 1e-9) + 1e-9
 
 
 def test_what_comes_before_may_be_off_by_more_than_a_margin():

@@ -364,6 +364,42 @@ def test_units_at_0_turn_together_as_far_as_their_directions_allow(weight, rows,
     assert 2 * least <= fall <= 2 * most * (1 + 1e-9) + 1e-9
 
 
+@pytest.mark.parametrize("weight, head", [(1e-200, 1.0), (1.0, 1e-200)])
+def test_values_and_logits_that_underflow_are_off(weight, head):
+    bound = bound_of(torch.nn.ReLU, [[weight]], [[head], [0.0]])
+    logits, off, t, t_off = bound.logits(doubles([1e-200]))
+    exact = Fraction(weight) * Fraction(1e-200)
+    assert abs(Fraction(t.item()) - exact) <= Fraction(t_off.item())
+    assert abs(Fraction(logits[0, 0].item()) - Fraction(head) * exact) <= Fraction(off[0, 0].item())
+
+
+@pytest.mark.parametrize(
+    "weight, rows, reach", [(1e-200, 1.0, 1e-200), (1.0, 1e-170, 1.0), (1e-200, 1e100, 1.0), (1e-100, 1e-100, 1e-130)]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_fall_that_underflows_is_no_smaller(weight, rows, reach, sign):
+    """A unit at 0, or one that is linear, of one weight."""
+    bound = bound_of(Absolute, [[weight]], [[sign * rows], [0.0]])
+    t = doubles([0.0 if sign < 0 else 1e10])
+    fall = bound.fall(doubles([sign * rows]), bound.entering.sum(0)[None], t, 0 * t, doubles(reach)).item()
+    assert Fraction(fall) >= Fraction(weight) * Fraction(rows) * Fraction(reach)
+
+
+@pytest.mark.parametrize("before, weight, head, x", [(1e-200, 1e300, 1.0, 0.0), (1.0, 1e-200, 1e-200, 1e-200)])
+def test_a_reach_that_underflows_still_moves_a_margin(before, weight, head, x):
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        for parameter, value in zip(network.parameters(), (before, 0.0, weight, 1e-150 if x == 0 else 0.0), strict=False):
+            parameter.fill_(value)
+        network[3].weight.copy_(column([head, 0.0]))
+        network[3].bias.zero_()
+    state = GloroNet(network, (1,), 1.0).state()
+    bound = last_layers.Bound(last_layers.tail(state))
+    # A move by the radius makes a tie.
+    found = last_layers.robust(bound, state, doubles([x]), doubles(0.0), doubles(1e-200), torch.tensor([0]))
+    assert found.tolist() == [False]
+
+
 def test_what_comes_before_may_be_off_by_more_than_a_margin():
     # (2^60 + 1) - 2^60 is 0 as computed, or 1 in another order; the margin is 3/4 at 0 and -1/4 at 1.
     network = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).double()

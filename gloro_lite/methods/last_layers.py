@@ -159,7 +159,7 @@ class Bound:
         linear, e = self.tail.coefficients(rows)
         room = reach[:, None] * self.lengths + FLOOR
         v = ((t.abs() - off) / room).clamp(0, 1).where(e < 0, 1.0)
-        h = (-e).clamp_min(0) * (1 - v)
+        h = -e * (1 - v)
         c = linear @ self.means + (e * v * t.sign()) @ self.units
         # c's sums; and what the few operations on D, rows, e, v and h lose is a part of the strength, times a move of t.
         c_off = gamma(2 * count) * (strength @ self.sizes)

@@ -183,9 +183,9 @@ def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, l
     reach = (radius * float(state.program.bound(nodes[:-3])) + own + FLOOR) * (1 + gamma(2))
     logits, off, t, t_off = bound.logits(u)
     margins = logits.gather(1, labels[:, None]) - logits - (off + off.gather(1, labels[:, None]))
-    # The last hidden layer's global bound is enough for most rivals.
+    # The last hidden layer's global bound is enough for most rivals. What underflows in it is less than the FLOOR in `off`.
     slope = float(state.program.bound(nodes[-3:-1]))
-    falls = slope * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
+    falls = slope * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2))
     near = ~(margins > falls).scatter(1, labels[:, None], True)
     for pairs in near.nonzero().split(_PAIRS):
         rows, rivals = pairs.unbind(1)

@@ -102,8 +102,8 @@ def tail(state: State) -> Tail:
     kinds = [layer_type(layer) for layer in layers]
     if len(layers) < 3 or kinds[0] is not nn.Linear or kinds[1] not in (nn.ReLU, MinMax, Absolute):
         raise ValueError(
-            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and Linear"
-            f"; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
+            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and "
+            f"Linear; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
         )
     for kind, layer in zip(kinds, layers, strict=True):
         if registered(layer) is not None:  # its forward pass is its own affair then
@@ -184,8 +184,8 @@ def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, l
     logits, off, t, t_off = bound.logits(u)
     margins = logits.gather(1, labels[:, None]) - logits - (off + off.gather(1, labels[:, None]))
     # The last hidden layer's global bound is enough for most rivals. What underflows in it is less than the FLOOR in `off`.
-    slope = float(state.program.bound(nodes[-3:-1]))
-    falls = slope * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2))
+    hidden = float(state.program.bound(nodes[-3:-1]))
+    falls = hidden * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2))
     near = ~(margins > falls).scatter(1, labels[:, None], True)
     for pairs in near.nonzero().split(_PAIRS):
         rows, rivals = pairs.unbind(1)

@@ -20,6 +20,10 @@ largest of -c . d + sum_k h_k |D_k . d|. Over all signs of the second part, this
 
 and a rival with a larger margin cannot win. A unit that can only help the margin costs nothing, another only as far as it can
 turn.
+
+All of it holds for a smaller v, too. And t, as computed, may be off. Where e_k >= 0, |t + s| is at least the computed |t| plus
+sign(t) s, less that error, even if the sign is wrong; where e_k < 0, v is taken for the smallest |t| that there may be. The error
+is a part of that of the logits, and counted with it.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from gloro_lite.certificate import Certificate
 from gloro_lite.layers import Absolute, MinMax
 from gloro_lite.lipschitz.checks import layer_type
 from gloro_lite.lipschitz.rounding import length_up
+from gloro_lite.lipschitz.walk import registered
 from gloro_lite.methods.chain import FLOOR, ROOT, gamma, proven
 from gloro_lite.methods.local import Robust, fall_back, spectral_norms
 from gloro_lite.net import GloroNet, State
@@ -100,6 +105,9 @@ def tail(state: State) -> Tail:
             "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and "
             f"Linear; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
         )
+    for kind, layer in zip(kinds, layers, strict=True):
+        if registered(layer) is not None:  # its forward pass is its own affair then
+            raise ValueError(f"the local bound of the last layers needs to know them, and {kind.__name__} has a registered bound")
     hidden, head = layers[0], layers[2]
     biases = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in (hidden, head)]
     parts = (part.detach().to("cpu", torch.float64) for part in (hidden.weight, biases[0], head.weight, biases[1]))
@@ -114,29 +122,32 @@ class Bound:
         self.tail = tail
         self.units, self.means = tail.units(tail.weight), tail.means(tail.weight)
         self.rows = length_up(tail.weight)
-        self.sizes = tail.sums(self.rows) * (1 + gamma(1))  # at least the length of D_k
-        self.lengths = torch.minimum(length_up(self.units) + 2.0**-52 * self.sizes, self.sizes) * (1 + gamma(1))
+        # Up to rounding, at least the lengths of D_k and of what it is made of. FLOOR, here and below, is for differences so near
+        # 0 that a process may take them for it.
+        self.sizes = tail.sums(self.rows) + FLOOR
+        self.lengths = length_up(self.units) + FLOOR
         n = tail.weight.shape[1]
         self.gram = (self.units @ self.units.mT).abs() + gamma(n) * self.sizes[:, None] * self.sizes + FLOOR
         # The computed units err by a unit roundoff, so their norm by that of Frobenius' norm.
         self.norm = spectral_norms(self.units[None])[0] + gamma(1) * (self.sizes.norm() + ROOT)
-        self.entering = tail.sums(tail.head.abs().mT).mT  # (classes, units): how strongly a unit can enter a logit
+        self.entering = tail.sums(tail.head.abs().mT).mT + FLOOR  # (classes, units): how strongly a unit can enter a logit
 
     def logits(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of u, (batch, inputs), taken as it is: the logits and units' values, (batch, classes) and (batch, units), and with
         each how far it is off, in the order logits, error, values, error."""
         tail, n = self.tail, self.tail.weight.shape
         z = u @ tail.weight.mT + tail.bias
-        off = gamma(n[1]) * (self.rows * (length_up(u)[:, None] + ROOT) + tail.bias.abs()) + FLOOR
+        off = gamma(n[1]) * (self.rows * length_up(u)[:, None] + tail.bias.abs()) + FLOOR
         t, t_off = tail.units(z.mT).mT, tail.sums(off.mT).mT
         out = tail.activate(z)
         logits = out @ tail.head.mT + tail.head_bias
         # An output of a pair is off by no more than both inputs together.
         logits_off = gamma(n[0]) * (out.abs() @ tail.head.abs().mT + tail.head_bias.abs()) + t_off @ self.entering.mT
-        return logits, (logits_off + FLOOR) * (1 + gamma(n[0])), t, t_off * (1 + gamma(2)) + gamma(1) * t.abs()
+        # What these sums lose, t's difference, and that of two logits, is far less than half of gamma, which is spare.
+        return logits, logits_off + FLOOR, t, t_off
 
     def fall(self, rows: Tensor, strength: Tensor, t: Tensor, off: Tensor, reach: Tensor) -> Tensor:
-        """How far rows . outputs can fall at most while u moves by `reach`: (pairs,).
+        """How far rows . outputs can fall at most while u moves by `reach`, beyond what `logits` says they may be off: (pairs,).
 
         Args:
             rows: (pairs, outputs), differences of two rows of the head. strength: (pairs, units), the sum of how strongly a unit
@@ -146,19 +157,18 @@ class Bound:
         """
         n, count = self.units.shape[1], len(self.units)
         linear, e = self.tail.coefficients(rows)
-        room = reach[:, None] * self.lengths * (1 + gamma(1)) + FLOOR
-        v = ((t.abs() - off) / room * (1 - gamma(1))).clamp(0, 1).where(e < 0, 1.0)
-        # Whatever the few operations on e and v have lost is a part of the strength, and can turn either way.
-        h = (-e).clamp_min(0) * (1 - v) + gamma(4) * strength + FLOOR
+        room = reach[:, None] * self.lengths + FLOOR
+        v = ((t.abs() - off) / room).clamp(0, 1).where(e < 0, 1.0)
+        h = -e * (1 - v)
         c = linear @ self.means + (e * v * t.sign()) @ self.units
-        c_off = 2 * gamma(2 * count) * (strength @ self.sizes) + ROOT
-        length = length_up(c) + c_off
-        turning = (c @ self.units.mT).abs() + self.sizes * (c_off + gamma(n) * length)[:, None]
-        second = torch.minimum(self.norm.square() * h.square().sum(dim=1), ((h @ self.gram) * h).sum(dim=1))
+        # c's sums; and what the few operations on D, rows, e, v and h lose is a part of the strength, times a move of t.
+        c_off = gamma(2 * count) * (strength @ self.sizes)
+        length = length_up(c)
+        turning = (c @ self.units.mT).abs() + gamma(n) * self.sizes * length[:, None]
+        # Not the squares of both factors: those of h may underflow where the norm is large.
+        second = torch.minimum((self.norm * h).square().sum(dim=1), ((h @ self.gram) * h).sum(dim=1))
         square = length.square() + 2 * (h * turning).sum(dim=1) + second
-        # A sign that is wrong belongs to a value that is off by more than its size: the slope is then taken about another point.
-        wrong = 2 * (strength * off).sum(dim=1)
-        return (reach * (square.sqrt() + ROOT) + wrong) * (1 + gamma(2 * count)) + FLOOR
+        return reach * (square.sqrt() + c_off + ROOT) * (1 + gamma(2 * count)) + FLOOR
 
 
 def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, labels: Tensor) -> Tensor:
@@ -172,19 +182,18 @@ def robust(bound: Bound, state: State, u: Tensor, own: Tensor, radius: Tensor, l
     # The ball about x goes into one about the exact u, and that into one about the computed u, which is taken as it is.
     reach = (radius * float(state.program.bound(nodes[:-3])) + own + FLOOR) * (1 + gamma(2))
     logits, off, t, t_off = bound.logits(u)
-    margins = logits.gather(1, labels[:, None]) - logits
-    margins = margins - (off + off.gather(1, labels[:, None]) + FLOOR) * (1 + gamma(1)) - gamma(1) * margins.abs()
-    # The last hidden layer's global bound is enough for most rivals.
+    margins = logits.gather(1, labels[:, None]) - logits - (off + off.gather(1, labels[:, None]))
+    # The last hidden layer's global bound is enough for most rivals. What underflows in it is less than the FLOOR in `off`.
     hidden = float(state.program.bound(nodes[-3:-1]))
-    falls = hidden * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2)) + FLOOR
-    near = ~(margins - gamma(1) * margins.abs() > falls).scatter(1, labels[:, None], True)
+    falls = hidden * reach[:, None] * state.head.distances.cpu()[labels] * (1 + gamma(2))
+    near = ~(margins > falls).scatter(1, labels[:, None], True)
     for pairs in near.nonzero().split(_PAIRS):
         rows, rivals = pairs.unbind(1)
         differences = bound.tail.head[labels[rows]] - bound.tail.head[rivals]
         strength = bound.entering[labels[rows]] + bound.entering[rivals]
         local = bound.fall(differences, strength, t[rows], t_off[rows], reach[rows])
         falls[rows, rivals] = torch.minimum(local, falls[rows, rivals])
-    return proven(margins - falls - gamma(1) * (margins.abs() + falls), labels)
+    return proven(margins - falls, labels)
 
 
 @torch.no_grad()

@@ -185,7 +185,7 @@ def test_where_a_process_makes_tensors_by_default_changes_nothing(method):
 
 def test_other_things_than_nets_and_batches_are_refused():
     net = GloroNet(nn.Sequential(nn.Linear(2, 2)), (2,), 0.1).eval()
-    with pytest.raises(TypeError, match="a local bound is of a GloroNet, not of Sequential"):
+    with pytest.raises(TypeError, match="a GloroNet is needed, not Sequential"):
         local.certify(net.network, torch.zeros(1, 2))
     for certify in (
         lambda: local.certify(net, torch.zeros(1, 2), batch_size=0),

@@ -267,7 +267,9 @@ def test_networks_that_are_no_classifiers(network, message):
 
 
 def test_unknown_layer_at_construction():
-    with pytest.raises(UnknownLayerError, match=r"layer '0'.*Softmax.*register"):
+    with pytest.raises(UnknownLayerError, match=r"layer '0'.*LogSigmoid.*register"):
+        GloroNet(nn.Sequential(nn.LogSigmoid(), nn.Linear(2, 2)), (2,), 0.1)
+    with pytest.raises(UnknownLayerError, match=r"layer '0' \(Softmax\).*leave it to the loss"):
         GloroNet(nn.Sequential(nn.Softmax(1), nn.Linear(2, 2)), (2,), 0.1)
 
 

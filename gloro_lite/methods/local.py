@@ -24,12 +24,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gloro_lite import evaluate
-from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
+from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon, joined
 from gloro_lite.layers import MinMax
+from gloro_lite.lipschitz.checks import check_batch
 from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
 from gloro_lite.net import GloroNet, State, check_net
 from gloro_lite.precision import on_cpu
+
+_TOGETHER = 1000
+"""Inputs that the global bound certifies at a time."""
 
 SIZE_LIMIT = 4096
 """Most values in a layer: several matrices of that size squared are kept for each input."""
@@ -293,7 +296,7 @@ def fall_back(
         prepare: of the net's state, gives what makes the local bound of a batch of inputs.
         steps, batch_size: see `certify`.
 
-    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `gloro_lite.evaluate.certify` raises.
+    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `GloroNet.certify` raises.
     """
     check_net(net)
     if batch_size < 1:
@@ -302,7 +305,8 @@ def fall_back(
     # Both bounds are of one state of the network, also where another thread trains it.
     state = net.state()
     at = prepare(state)
-    known = evaluate.certify(net, x, epsilon, state=state)
+    check_batch(x, net.input_shape)
+    known = joined([net.certify(part, epsilon, state=state) for part in x.split(_TOGETHER)])
     radius = known.radius.clone()
     rejected = (known.label == BOTTOM).nonzero()[:, 0]
     for rows in rejected.split(batch_size) if len(rejected) else ():

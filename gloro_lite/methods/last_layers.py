@@ -5,25 +5,25 @@ The paper leaves a local bound open as a fall-back (its Section 7). To bound eve
 epsilon of x, what it reads, u, moves by at most r = K epsilon, with K the global bound of the layers before, and most of its
 units keep their sign.
 
-ReLU, MinMax and the absolute value are linear up to absolute values |t_k| of units t = D u + b; of a MinMax pair, t is the
-difference. So the margin of a class over a rival is p . u + sum_k e_k |t_k| and a constant. While u moves by d, t_k moves by
-s = D_k . d, and
+ReLU, MinMax and the absolute value are linear up to absolute values of units t = D u + b; of a MinMax pair, t is the difference.
+So the margin of a class over a rival is a linear function of u, a constant, and a sum of terms ``e_k |t_k|``. While u moves by d,
+t_k moves by s = D_k . d, and
 
-- where e_k >= 0, |t + s| - |t| >= sign(t) s, as the absolute value is convex;
-- where e_k < 0, |t + s| - |t| <= v sign(t) s + (1 - v) |s| with v = min(1, |t| / (r ||D_k||)), for all |s| <= r ||D_k||: v is 1
-  where the unit cannot change its sign, and 0 where t is 0.
+- where e_k >= 0, ``|t + s| - |t| >= sign(t) s``, as the absolute value is convex;
+- where e_k < 0, ``|t + s| - |t| <= v sign(t) s + (1 - v) |s|`` with ``v = min(1, |t| / (r ||D_k||))``, for all s that there may
+  be: v is 1 where the unit cannot change its sign, and 0 where t is 0.
 
 With c the gradient that these slopes give, and h_k = -e_k (1 - v_k) for e_k < 0 and else 0, the margin falls by no more than the
-largest of -c . d + sum_k h_k |D_k . d|. Over all signs of the second part, this is at most r times the root of::
+largest of ``-c . d + sum_k h_k |D_k . d|``. Over all signs of the second part, this is at most r times the root of::
 
     ||c||^2 + 2 sum_k h_k |D_k . c| + min(||D||^2 ||h||^2, h^T |D D^T| h)
 
 and a rival with a larger margin cannot win. A unit that can only help the margin costs nothing, another only as far as it can
 turn.
 
-All of it holds for a smaller v, too. And t, as computed, may be off. Where e_k >= 0, |t + s| is at least the computed |t| plus
-sign(t) s, less that error, even if the sign is wrong; where e_k < 0, v is taken for the smallest |t| that there may be. The error
-is a part of that of the logits, and counted with it.
+All of it holds for a smaller v, too. And t, as computed, may be off. Where e_k >= 0, ``|t + s|`` is at least the computed ``|t|``
+plus sign(t) s, less that error, even if the sign is wrong; where e_k < 0, v is taken for the smallest ``|t|`` that there may be.
+The error is a part of that of the logits, and counted with it.
 """
 
 from __future__ import annotations

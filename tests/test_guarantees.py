@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax
+from gloro_lite import GloroNet, MinMax, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
@@ -39,7 +39,7 @@ def test_each_promise_costs_more_than_the_one_before():
 def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     net, images = case()
     monkeypatch.setattr(guarantees, "OUTPUT", tmp_path / "guarantees.json")
-    monkeypatch.setattr(guarantees.stored, "load", lambda run: net)
+    monkeypatch.setattr(stored, "load", lambda run: net)
     monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     for run in ("mnist-1.58", "mnist-0.3/seed-0"):  # a recipe's only run may be named without its seed
         assert guarantees.main([run]) == 0

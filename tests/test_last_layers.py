@@ -5,7 +5,7 @@ import json
 import torch
 from small_networks import dense
 
-from gloro_lite import GloroNet, MinMax
+from gloro_lite import GloroNet, MinMax, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
@@ -36,7 +36,7 @@ def test_the_local_bound_adds_and_the_accuracy_stays_above_both():
 def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     net, images = case()
     monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
-    monkeypatch.setattr(last_layers.stored, "load", lambda run: net)
+    monkeypatch.setattr(stored, "load", lambda run: net)
     monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     for run in ("mnist-1.58", "mnist-0.3/seed-0"):  # a recipe's only run may be named without its seed
         assert last_layers.main([run]) == 0

@@ -11,14 +11,13 @@ import sys
 
 import torch
 
-from gloro_lite import stored
 from gloro_lite.certificate import certified_radius
-from gloro_lite.console import add_data, reports_errors, test_images
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.experiments.each_run import tabulate
+from gloro_lite.files import home
 from gloro_lite.net import GloroNet
-from gloro_lite.provenance import machine
 
 OUTPUT = home() / "guarantees.json"
 
@@ -54,19 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.guarantees", description="What rounding costs stored nets."
     )
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
-    )
-    add_data(parser)
-    options = parser.parse_args(arguments)
-    load = test_images(options.data)
-    for run in stored.chosen(options.runs):
-        row = losses(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        print(run, row, flush=True)
-        known = read_json(OUTPUT)["runs"] if OUTPUT.exists() else {}
-        record = {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))}
-        write_json(OUTPUT, record)
-    return 0
+    return tabulate(parser, arguments, OUTPUT, losses)
 
 
 if __name__ == "__main__":

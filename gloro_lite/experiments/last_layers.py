@@ -11,16 +11,13 @@ import argparse
 import sys
 import time
 
-import torch
-
-from gloro_lite import stored
-from gloro_lite.console import add_data, reports_errors, test_images
+from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.experiments.each_run import tabulate
+from gloro_lite.files import home
 from gloro_lite.methods import last_layers
 from gloro_lite.net import GloroNet
-from gloro_lite.provenance import machine
 
 OUTPUT = home() / "last_layers.json"
 
@@ -55,16 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.last_layers", description="What a local bound of the last layers adds."
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="stored runs, cifar10/seed-0 say (default: all); others are kept")
-    add_data(parser)
-    options = parser.parse_args(arguments)
-    load = test_images(options.data)
-    for run in stored.chosen(options.runs):
-        row = gain(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
-        print(run, row, flush=True)
-        known = read_json(OUTPUT)["runs"] if OUTPUT.exists() else {}
-        write_json(OUTPUT, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))})
-    return 0
+    return tabulate(parser, arguments, OUTPUT, gain)
 
 
 if __name__ == "__main__":

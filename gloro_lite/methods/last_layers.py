@@ -90,10 +90,7 @@ class Tail(NamedTuple):
 
     def activate(self, z: Tensor) -> Tensor:
         """The activation, (batch, outputs)."""
-        if self.activation is MinMax:
-            first, second = z.chunk(2, dim=1)
-            return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
-        return z.relu() if self.activation is nn.ReLU else z.abs()
+        return self.activation()(z)
 
 
 def tail(state: State) -> Tail:

@@ -1,0 +1,37 @@
+"""A table with a row for each stored run: no command, but what `guarantees` and `last_layers` share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gloro_lite import stored
+from gloro_lite.console import add_data, test_images
+from gloro_lite.datasets.benchmarks import Images
+from gloro_lite.files import read_json, write_json
+from gloro_lite.net import GloroNet
+from gloro_lite.provenance import machine
+
+
+def tabulate(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    output: Path,
+    measure: Callable[[GloroNet, Images], dict[str, float]],
+) -> int:
+    """Measure the runs that a command was given, or all, on their test images; each row is written at once, others are kept."""
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
+    )
+    add_data(parser)
+    options = parser.parse_args(arguments)
+    load = test_images(options.data)
+    for run in stored.chosen(options.runs):
+        row = measure(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
+        print(run, row, flush=True)
+        known = read_json(output)["runs"] if output.exists() else {}
+        write_json(output, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))})
+    return 0

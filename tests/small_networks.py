@@ -8,8 +8,10 @@ from itertools import pairwise
 import torch
 from exact_radius import exact_radius
 
+from gloro_lite import GloroNet, MinMax
 from gloro_lite.attacks import pgd
 from gloro_lite.datasets import points
+from gloro_lite.fit import fit
 
 
 def dense(*widths, seed=0, scale=0.7, activation=torch.nn.ReLU):
@@ -55,6 +57,37 @@ def radii_are_below_the_exact_ones(certify):
         assert torch.equal(c.prediction, network(x).argmax(1)) and c.guarantee == "exact"
         reached += int((c.radius > 0.8 * exact).sum())
     assert reached >= 2
+
+
+def falls_back_between_the_global_and_the_exact_radius(certify, activation):
+    """`certify(net, x, steps=...)`, a fall-back for the global bound, gives radii between both; returns all three, (9,) each."""
+    found = []
+    for seed in range(3):
+        network = dense(2, 6, 6, 3, seed=seed, activation=activation)
+        x = torch.randn(3, 2)
+        net = GloroNet(network, (2,), 100.0)  # so large that the fall-back sees every input
+        c, known = certify(net, x, steps=20), net.certify(x)
+        assert (c.radius >= known.radius).all() and torch.equal(c.prediction, known.prediction)
+        exact = torch.tensor([exact_radius(network, point) for point in x])
+        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
+        found.append((c.radius, known.radius, exact))
+    return map(torch.cat, zip(*found, strict=True))
+
+
+def falls_back_for_a_trained_net(certify):
+    """`certify(net, x)` adds to what the global bound certifies and leaves that as it is. Returns net, inputs, certificate."""
+    x, y = points.moons(150)
+    net = GloroNet(dense(2, 16, 16, 2, scale=0.3, activation=MinMax), (2,), 0.15)
+    fit(net, (x, y), epochs=30, learning_rate=0.02, progress=False)
+    known, c = net.certify(x), certify(net, x)
+    certified = known.label >= 0
+    assert certified.any() and torch.equal(c.radius[certified], known.radius[certified])
+    assert (c.label >= 0).sum() > certified.sum()
+    assert torch.equal(c.label >= 0, c.radius > net.epsilon)
+    moved = pgd(net.logits, x, c.prediction, net.epsilon, steps=40, restarts=3)
+    assert torch.equal(net.logits(moved).argmax(1)[c.label >= 0], c.label[c.label >= 0])
+    assert certify(net, x[certified]).guarantee == "exact"  # with nothing to fall back for
+    return net, x, c
 
 
 def training_raises_what_is_certified(network, fit, certify):

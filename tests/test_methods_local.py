@@ -5,32 +5,24 @@ from fractions import Fraction
 
 import pytest
 import torch
-from exact_radius import exact_radius
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import dense
+from small_networks import (
+    dense,
+    falls_back_between_the_global_and_the_exact_radius,
+    falls_back_for_a_trained_net,
+)
 
 from gloro_lite import GloroNet, MinMax
 from gloro_lite.attacks import pgd
-from gloro_lite.datasets import points
-from gloro_lite.fit import fit
 from gloro_lite.methods import local
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", [torch.nn.ReLU, MinMax])
 def test_it_lies_between_the_global_bound_and_the_exact_radius(activation):
-    gained = 0
-    for seed in range(3):
-        network = dense(2, 6, 6, 3, seed=seed, activation=activation)
-        x = torch.randn(3, 2)
-        net = GloroNet(network, (2,), 100.0)  # so large that the fall-back sees every input
-        c, known = local.certify(net, x, steps=20), net.certify(x)
-        assert (c.radius >= known.radius).all() and torch.equal(c.prediction, known.prediction)
-        exact = torch.tensor([exact_radius(network, point) for point in x])
-        assert (c.radius.clamp(max=2.0) <= exact * (1 + 1e-3) + 1e-6).all()
-        gained += int((c.radius > 0.95 * exact).sum())
-    assert gained >= 1  # where no activation is open, the local bound is the exact radius
+    radius, _, exact = falls_back_between_the_global_and_the_exact_radius(local.certify, activation)
+    assert (radius > 0.95 * exact).any()  # where no activation is open, the local bound is the exact radius
 
 
 @pytest.mark.parametrize("activation", [torch.nn.ReLU, MinMax])
@@ -105,17 +97,7 @@ def test_convolutions_are_taken_as_they_are(activation):
 
 
 def test_it_adds_to_a_trained_net_and_leaves_what_was_certified():
-    x, y = points.moons(150)
-    net = GloroNet(dense(2, 16, 16, 2, scale=0.3, activation=MinMax), (2,), 0.15)
-    fit(net, (x, y), epochs=30, learning_rate=0.02, progress=False)
-    known, c = net.certify(x), local.certify(net, x)
-    certified = known.label >= 0
-    assert certified.any() and torch.equal(c.radius[certified], known.radius[certified])
-    assert (c.label >= 0).sum() > certified.sum()
-    assert torch.equal(c.label >= 0, c.radius > net.epsilon)
-    moved = pgd(net.logits, x, c.prediction, net.epsilon, steps=40, restarts=3)
-    assert torch.equal(net.logits(moved).argmax(1)[c.label >= 0], c.label[c.label >= 0])
-    assert local.certify(net, x[certified]).guarantee == "exact"  # with nothing to fall back for
+    falls_back_for_a_trained_net(local.certify)
 
 
 @given(st.integers(0, 10**6))

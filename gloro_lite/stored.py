@@ -39,6 +39,12 @@ def renamed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"loss": "gce"} if settings.get("loss") == "generalised" else settings
 
 
+def completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a recipe, as of any format, with those that have come since format 3 as they were before."""
+    settings = renamed(settings)
+    return settings | {"bound": settings.get("bound", "global")}
+
+
 def migrated(result: dict[str, Any]) -> dict[str, Any]:
     """What a `result.json` of any format up to `FORMAT` says, in that one. What a format did not record is left out.
 
@@ -52,7 +58,7 @@ def migrated(result: dict[str, Any]) -> dict[str, Any]:
         settings = {"clean_weight": 0.0, "initial": "", **result["settings"]}
         arithmetic = {"network": settings["precision"], "orthogonalisation": "bfloat16"}
         result = {**result, "settings": settings | {"precision": "auto"}, "arithmetic": arithmetic}
-    return {**result, "format": FORMAT, "settings": renamed(result["settings"])}
+    return {**result, "format": FORMAT, "settings": completed(result["settings"])}
 
 
 def names() -> list[str]:

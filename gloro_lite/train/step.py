@@ -15,6 +15,7 @@ from gloro_lite.net import GloroNet
 from gloro_lite.train import distributed
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
+from gloro_lite.train.local import LocalConstants, WithHidden
 from gloro_lite.train.optimizers import Optimizers
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
@@ -40,7 +41,8 @@ class Step:
         self._recipe, self._net = recipe, net
         self._device = next(net.parameters()).device
         self.compiled = (self._device.type == "cuda" if compiled is None else compiled) and _compiler_works(self._device)
-        network = net.network
+        self._local = WithHidden(net.network) if recipe.bound == "last_layers" else None
+        network = net.network if self._local is None else self._local
         if self.compiled:
             # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
             graphs = self._device.type == "cuda" and distributed.world_size() == 1
@@ -86,13 +88,34 @@ class Step:
 
     def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         recipe = self._recipe
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._arithmetic.network == "bfloat16"):
-            logits = self._forward(images)
+        epsilon, weight = recipe.epsilon_at(progress), recipe.weight_at(progress)
+        with self._autocast():
+            outputs = self._forward(images)
         constants = None
         if recipe.loss != "standard":
             constants = margin_constants(self._net.head.weight, 1.0) if self._sphere else self._net.estimate()
-        epsilon, weight = recipe.epsilon_at(progress), recipe.weight_at(progress)
-        return losses.by_name(recipe.loss, logits.float(), labels, constants, epsilon, weight, recipe.clean_weight)
+        if self._local is None:
+            return losses.by_name(recipe.loss, outputs.float(), labels, constants, epsilon, weight, recipe.clean_weight)
+        logits, hidden = (part.float() for part in outputs)
+        with self._autocast():
+            local = self._local.constants(logits, hidden, constants, epsilon, [])
+            return losses.by_name(recipe.loss, logits, labels, local, epsilon, weight, recipe.clean_weight)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._arithmetic.network == "bfloat16")
+
+    @torch.no_grad()
+    def bounded(self, images: Tensor, table: Tensor) -> tuple[Tensor, Tensor | LocalConstants]:
+        """Logits of images, and the margin constants that the recipe's bound has for them, within its epsilon.
+
+        Args:
+            table: the net's margin constants by the global bound, (classes, classes), whose power iteration has converged.
+        """
+        if self._local is None:
+            return self._net.network(images), table
+        norms = list(self._net.training_bound.norms().values())
+        logits, hidden = self._local(images)
+        return logits, self._local.constants(logits, hidden, table, self._recipe.epsilon, norms)
 
     def converge(self) -> None:
         """Converge the power iteration, at the start of an epoch: an estimate that lags lets the true bound grow unseen."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks, serialization
-from gloro_lite.certificate import certified_radius
+from gloro_lite.bottom import bottom_logit
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import full_precision
@@ -311,22 +311,22 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict:
         """Accuracy and verified-robust accuracy on the validation split, by the converged estimate: to choose by, no proof."""
-        constants = self.net.estimate()
-        if not (constants.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
+        table = self.net.estimate()
+        if not (table.isfinite().all() and all(bool(p.isfinite().all()) for p in self.net.parameters())):
             raise Diverged(self._diverged(f"the last step of epoch {epoch} left weights that are not finite"))
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         (x, y), share = distributed.shard(self.validation.x, self.validation.y)
         for images, labels in zip(x.split(1000), y.split(1000), strict=True):
             with full_precision(self.device):
-                logits = self.net.network(pixels(images))
-            correct = logits.argmax(dim=1) == labels
-            # Radii are computed in float64, which an Apple GPU does not have.
-            radius = certified_radius(*(t.cpu() if self.device.type == "mps" else t for t in (logits, constants)))
-            verified = correct & (radius > self.recipe.epsilon).to(correct.device)
+                logits, constants = self.step.bounded(pixels(images), table)
+                bottom = bottom_logit(logits, constants, self.recipe.epsilon)
+            top, predicted = logits.max(dim=1)
+            correct = predicted == labels
+            verified = correct & (bottom < top)
             counts += torch.stack((correct.sum(), verified.sum())) * (share > 0)
         distributed.all_reduce_sum(counts)
         right, verified = (count / len(self.validation.y) for count in counts.tolist())
-        return {"accuracy": right, "vra": verified, "lipschitz": constants.max().item()}
+        return {"accuracy": right, "vra": verified, "lipschitz": table.max().item()}
 
 
 class _TimeLimit:

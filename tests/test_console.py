@@ -91,7 +91,7 @@ BAD = {
     "experiments.recertify": ["nothing"],
     "experiments.rivals": ["lmt", "nothing"],
     "experiments.tightness": ["nothing"],
-    "methods.sites": ["--output", "{folder}/new", "--root", "{file}/x"],
+    "methods.sites.__main__": ["--output", "{folder}/new", "--root", "{file}/x"],
 }
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from gloro_lite.datasets import points
 from gloro_lite.datasets.benchmarks import DataError
-from gloro_lite.methods import sites as method
-from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_sites, smooth, train_sites, warp
+from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_data, load_sites, smooth, train_sites, warp
+from gloro_lite.methods.sites.__main__ import main
 from gloro_lite.train import results
 
 
@@ -156,10 +156,10 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     folder = tmp_path / "digits" / "seed-1"
     flags = ["--data=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
     flags.append("--output")
-    assert method.main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == 0
-    assert method.main([*flags, str(folder), "--epochs", "3", "--no-test"]) == 0
+    assert main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == 0
+    assert main([*flags, str(folder), "--epochs", "3", "--no-test"]) == 0
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"], "nothing of the test set"
-    assert method.main([*flags, str(folder), "--epochs", "3"]) == 0
+    assert main([*flags, str(folder), "--epochs", "3"]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == [
         "certificates.csv",
@@ -169,7 +169,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
         "model.safetensors",
         "result.json",
     ]
-    model, (_, _, test) = load_sites(folder / "model.safetensors"), method.load_data("digits", seed=1)
+    model, (_, _, test) = load_sites(folder / "model.safetensors"), load_data("digits", seed=1)
     for name, key, options in (("certificates", "test_vra", {}), ("certificates_in_box", "test_vra_in_box", {"box": (0.0, 1.0)})):
         c = model.certify(test.x, 0.5, form="cells", **options)
         rows = [line.split(",") for line in (folder / f"{name}.csv").read_text().splitlines()[1:]]
@@ -180,7 +180,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     assert result["test_vra_in_box"] >= result["test_vra"] >= result["forms"]["bisectors"]["test_vra"] > 0.3
     assert result["forms"]["bisectors"]["test_vra"] > result["forms"]["before"]["test_vra"]
     capsys.readouterr()
-    assert method.main([*flags, str(folder)]) == 1
+    assert main([*flags, str(folder)]) == 1
     assert "holds a finished run" in capsys.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_stored_runs_hold_together(path):
     history = list(csv.DictReader((folder / "history.csv").open()))
     assert max(float(row["vra"]) for row in history) == result["validation_vra"] == float(history[result["chosen_epoch"]]["vra"])
     try:
-        test = method.load_data(settings.data, seed=result["seed"])[2]
+        test = load_data(settings.data, seed=result["seed"])[2]
     except (DataError, OSError):
         return
     x, few = test.images(slice(0, 60)), slice(0, 60)

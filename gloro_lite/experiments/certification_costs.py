@@ -1,4 +1,4 @@
-"""What certificates cost, method by method: `python -m gloro_lite.experiments.certification`.
+"""What certificates cost, method by method: `python -m gloro_lite.experiments.certification_costs`.
 
 Writes `data/certification_costs.json`.
 
@@ -27,9 +27,9 @@ from gloro_lite.console import reports_errors
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import home, write_json
 from gloro_lite.methods import bcp, kw, local, smoothing
-from gloro_lite.methods.sites import SiteClassifier
 from gloro_lite.provenance import machine
 from gloro_lite.train import memory
+from gloro_lite.voronoi import SiteClassifier
 
 OUTPUT = home() / "certification_costs.json"
 METHODS = ("forward", "gloro", "bcp", "local", "kw", "smoothing", "sites")
@@ -247,7 +247,8 @@ def cases() -> Iterator[tuple[str, Case]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m gloro_lite.experiments.certification", description="Measure what certificates cost, method by method."
+        prog="python -m gloro_lite.experiments.certification_costs",
+        description="Measure what certificates cost, method by method.",
     )
     parser.parse_args(arguments)
     torch.set_num_threads(1)

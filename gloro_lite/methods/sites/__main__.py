@@ -1,0 +1,80 @@
+"""The command line: `python -m gloro_lite.methods.sites`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+from gloro_lite.console import at_least, reports_errors
+from gloro_lite.methods import sites as package
+from gloro_lite.methods.sites.model import Sites, initial_sites
+from gloro_lite.methods.sites.results import write
+from gloro_lite.methods.sites.training import Settings, check_settings, load_data, train_sites
+
+
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, see the package; returns 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=package.__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
+    parser.add_argument(
+        "--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)"
+    )
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
+    parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
+    parser.add_argument("--max-seconds", type=float, default=math.inf, help="start no epoch after that long")
+    parser.add_argument(
+        "--no-test",
+        action="store_true",
+        help="leave the test set alone, to choose settings by what each epoch prints of the validation split; the same command "
+        "without it then certifies the test set",
+    )
+    kinds = {"int": int, "float": float, "str": str}
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        meaning = field.metadata["meaning"]
+        if field.type == "bool":
+            parser.add_argument(flag, action="store_true", help=meaning)
+        else:
+            help = f"{meaning} (default: {field.default})"
+            parser.add_argument(flag, type=kinds[field.type], default=field.default, metavar=field.type.upper(), help=help)
+    given = vars(parser.parse_args(arguments))
+    folder, epochs, seed, root, seconds = (given.pop(name) for name in ("output", "epochs", "seed", "root", "max_seconds"))
+    tested = not given.pop("no_test")
+    settings = Settings(**given)
+    check_settings(settings)
+    if (folder / "result.json").exists():
+        raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+    train, validation, test = load_data(settings.data, root, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
+    before = Sites(sites.sites, sites.labels)
+    checkpoint = folder / "checkpoint.pt"
+    history = train_sites(
+        sites,
+        train,
+        validation,
+        settings,
+        epochs=epochs,
+        seed=seed,
+        checkpoint=checkpoint,
+        max_seconds=seconds,
+        on_epoch=lambda row: print(json.dumps(row), flush=True),
+    )
+    if len(history) < epochs:
+        print(f"{len(history)} of {epochs} epochs: run the command again to go on", flush=True)
+        return 0
+    if not tested:
+        return 0
+    result = write(sites, before, train, test, folder, settings, history, epochs=epochs, seed=seed)
+    checkpoint.unlink()
+    print(json.dumps({name: result[name] for name in ("test_accuracy", "test_vra", "test_vra_in_box", "validation_vra")}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

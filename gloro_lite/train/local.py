@@ -70,8 +70,10 @@ class LocalConstants:
     ):
         self._tail, self._logits, self._table, self._epsilon = tail, logits, table, epsilon
         self._reach, self._square = reach, _COMPARED[tail.activation] * norm**2
-        self._units, self._means = tail.units(tail.weight), tail.means(tail.weight)
         self._values = tail.units(hidden.mT).mT
+        # All that is asked of the rows of the hidden layer is how they multiply with each other.
+        rows = torch.cat((tail.units(tail.weight), tail.means(tail.weight)))
+        self._gram = rows @ rows.mT
 
     def __getitem__(self, classes: Tensor) -> Tensor:
         """The constants of a class of each input, (batch,), against every rival: (batch, classes), differentiable."""
@@ -84,12 +86,13 @@ class LocalConstants:
 
     def _fall(self, rows: Tensor, t: Tensor) -> Tensor:
         """How far rows . outputs falls at most, with t the values that absolute values are taken of: two of (pairs, ...)."""
-        tiny = torch.finfo(t.dtype).tiny
+        tiny, units = torch.finfo(t.dtype).tiny, t.shape[1]
         linear, e = self._tail.coefficients(rows)
-        v = (t.abs() / (self._reach * self._units.norm(dim=1)).clamp_min(tiny)).clamp(max=1).where(e < 0, 1.0)
+        lengths = self._gram.diagonal()[:units].clamp_min(tiny).sqrt()
+        v = (t.abs() / (self._reach * lengths)).clamp(max=1).where(e < 0, 1.0)
         h = -e * (1 - v)
-        # Products may be of fewer bits by autocast; their squares' sums are not.
-        c = (linear @ self._means + (e * v * t.sign()) @ self._units).to(t.dtype)
-        turning = (c @ self._units.mT).to(t.dtype).abs()
-        square = c.square().sum(dim=1) + 2 * (h * turning).sum(dim=1) + self._square * h.square().sum(dim=1)
+        gradient = torch.cat((e * v * t.sign(), linear), dim=1)  # c, in terms of those rows
+        products = gradient @ self._gram
+        turning = products[:, :units].abs()
+        square = (products * gradient).sum(dim=1) + 2 * (h * turning).sum(dim=1) + self._square * h.square().sum(dim=1)
         return self._reach * square.clamp_min(tiny).sqrt()

@@ -89,20 +89,17 @@ class Step:
     def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         recipe = self._recipe
         epsilon, weight = recipe.epsilon_at(progress), recipe.weight_at(progress)
-        with self._autocast():
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._arithmetic.network == "bfloat16"):
             outputs = self._forward(images)
         constants = None
         if recipe.loss != "standard":
             constants = margin_constants(self._net.head.weight, 1.0) if self._sphere else self._net.estimate()
         if self._local is None:
-            return losses.by_name(recipe.loss, outputs.float(), labels, constants, epsilon, weight, recipe.clean_weight)
-        logits, hidden = (part.float() for part in outputs)
-        with self._autocast():
-            local = self._local.constants(logits, hidden, constants, epsilon, [])
-            return losses.by_name(recipe.loss, logits, labels, local, epsilon, weight, recipe.clean_weight)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._arithmetic.network == "bfloat16")
+            logits = outputs.float()
+        else:
+            logits, hidden = (part.float() for part in outputs)
+            constants = self._local.constants(logits, hidden, constants, epsilon, [])
+        return losses.by_name(recipe.loss, logits, labels, constants, epsilon, weight, recipe.clean_weight)
 
     @torch.no_grad()
     def bounded(self, images: Tensor, table: Tensor) -> tuple[Tensor, Tensor | LocalConstants]:

@@ -26,6 +26,10 @@ AXE = """async (rules) => {
     .filter(({ element }) => id !== "empty-table-header" || !element.querySelector("mjx-assistive-mml math"))
     .map(({ target, html }) => [id, target.join(" "), html.slice(0, 200)])); }"""
 
+# What is wider than the box that it scrolls in.
+WIDER = """(boxes) => [...document.querySelectorAll(boxes)].filter((e) => e.scrollWidth > e.clientWidth + 1)
+    .map((e) => [e.textContent.slice(0, 60), e.scrollWidth, e.clientWidth])"""
+
 
 def widgets_on(name: str) -> list[str]:
     return [widget for widget, page in WIDGETS.items() if page == name.removeprefix("book/")]
@@ -101,7 +105,7 @@ def test_page_is_accessible(name, browser):
 
 @pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
 def test_code_and_formulas_fit(name, browser):
-    """No code, text or table is wider than a desktop's column, folded or not, and no formula than a phone's.
+    """No code, text or table is wider than a desktop's column, folded or not; what is no code cell fits a phone's too.
 
     So formulas are no stops of the tab key; what scrolls is one.
     """
@@ -118,14 +122,16 @@ def test_code_and_formulas_fit(name, browser):
     page.evaluate("document.querySelectorAll('article details').forEach((e) => (e.open = true))")
     page.evaluate("document.querySelectorAll('article .toggle-hidden').forEach((e) => e.classList.remove('toggle-hidden'))")
     boxes = "article pre, article div.pst-scrollable-table-container"
-    wide = page.evaluate(
-        """(boxes) => [...document.querySelectorAll(boxes)].filter((e) => e.scrollWidth > e.clientWidth + 1)
-            .map((e) => [e.textContent.slice(0, 60), e.scrollWidth, e.clientWidth])""",
-        boxes,
-    )
-    assert wide == []
+    assert page.evaluate(WIDER, boxes) == []
     page.set_viewport_size({"width": PHONE, "height": 800})
     page.wait_for_timeout(300)
+    boxes = "article .cell_output pre, article div.pst-scrollable-table-container"
+    assert page.evaluate(WIDER, boxes) == []
+    wide = page.evaluate(
+        """[...document.querySelectorAll('article p code')].filter((e) => e.offsetParent && e.getBoundingClientRect().right >
+            e.closest('p').getBoundingClientRect().right + 1).map((e) => e.textContent)"""
+    )
+    assert wide == []
     wide = page.evaluate(
         """[...document.querySelectorAll('article mjx-container')].filter((e) => e.offsetParent).map((e) =>
             [e.textContent, e.querySelector('mjx-math').getBoundingClientRect().width - e.getBoundingClientRect().width])

@@ -375,6 +375,15 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
     assert main(["cards"]) == 0
     row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if "half the resolution" in line)
     assert "| 12.50 | [1](data/results/tiny-imagenet-half/README.md) |" in row and "Tiny-ImageNet | 8C2F, " in row
+    local = results / "mnist-0.3-local" / "seed-0"
+    local.mkdir(parents=True)
+    (local / "result.json").write_text(json.dumps(record | {"settings": record["settings"] | {"bound": "last_layers"}}))
+    (local / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    (tmp_path / "data" / "last_layers.json").write_text(json.dumps({"runs": {"mnist-0.3-local/seed-0": {"local": 0.9875}}}))
+    assert main(["cards"]) == 0
+    row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if "with a local bound" in line)
+    assert "| 98.75 | [1](data/results/mnist-0.3-local/README.md) |" in row and "MNIST | 2C2F, " in row
+    assert "| 98.75 |" in (local.parent / "README.md").read_text() and "98.75" not in (run.parent / "README.md").read_text()
     (tmp_path / "README.md").unlink()
     assert main(["cards"]) == 1
     assert "in a checkout of the project" in capsys.readouterr().err

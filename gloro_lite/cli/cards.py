@@ -71,17 +71,23 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
 
 
 def stored_runs(results: Path) -> dict[str, list[Record]]:
-    """What each stored run's result.json says, by recipe and in the order of the seeds."""
+    """What each stored run's result.json says, by recipe and in the order of the seeds.
+
+    `test_vra_local` is added where `data/last_layers.json` has the run: VRA with the local bound of the last layers.
+    """
+    table = results.parent / "last_layers.json"
+    local = read_json(table)["runs"] if table.is_file() else {}
     runs: dict[str, list[Record]] = {}
     for run in stored.runs(results):
-        runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run))
+        more = {"test_vra_local": local[run]["local"]} if run in local else {}
+        runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run) | more)
     return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
 
 
 def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
     """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set.
 
-    Runs at half the resolution, if there are any, have a row of their own below it.
+    Runs at half the resolution, and those trained with a local bound, have rows of their own below it.
     """
     lines = [
         "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
@@ -91,10 +97,10 @@ def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
         clean, _, vra = row["gloro"]
         known = [row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}"]
         lines.append("| " + " | ".join([*known, *_ours(row["recipe"], runs)]) + " |")
-        half = f"{row['recipe']}-half"
-        if half in runs:
-            known = [row["benchmark"], f"{row['network']}, half the resolution", row["epsilon"], "", ""]
-            lines.append("| " + " | ".join([*known, *_ours(half, runs)]) + " |")
+        for end, what in (("-half", "half the resolution"), ("-local", "with a local bound")):
+            if (recipe := row["recipe"] + end) in runs:
+                known = [row["benchmark"], f"{row['network']}, {what}", row["epsilon"], "", ""]
+                lines.append("| " + " | ".join([*known, *_ours(recipe, runs)]) + " |")
     return "\n".join(lines)
 
 
@@ -103,7 +109,8 @@ def _ours(recipe: str, runs: dict[str, list[Record]]) -> list[str]:
     if not records:
         return ["not run", "not run", "0"]
     link = f"[{len(records)}](data/results/{recipe}/README.md)"
-    return [_mean(records, "test_accuracy"), _mean(records, "test_vra"), link]
+    local = records[0]["settings"]["bound"] != "global" and all("test_vra_local" in record for record in records)
+    return [_mean(records, "test_accuracy"), _mean(records, "test_vra_local" if local else "test_vra"), link]
 
 
 def _mean(records: list[Record], field: str) -> str:
@@ -121,14 +128,15 @@ def card(recipe: str, records: list[Record]) -> str:
     kind = "A net without bottom in its loss, to compare with" if settings["loss"] == "standard" else "A GloRo Net"
     name = recipe if first["seed"] == 0 else f"{recipe}/seed-{first['seed']}"
     rows = [
-        "| seed | clean accuracy | certified (VRA) | validation VRA | largest K | epoch | trained on |",
-        "|---|---|---|---|---|---|---|",
+        "| seed | clean accuracy | certified (VRA) | with a local bound | validation VRA | largest K | epoch | trained on |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         cells = [
             f"[{record['seed']}](seed-{record['seed']}/)",
             f"{100 * record['test_accuracy']:.2f}",
             f"{100 * record['test_vra']:.2f}",
+            f"{100 * record['test_vra_local']:.2f}" if "test_vra_local" in record else "",
             f"{100 * record['validation_vra']:.2f}",
             f"{record['lipschitz_upper']:.4f}",
             f"{record['chosen_epoch'] + 1} of {record['epochs']}",
@@ -139,6 +147,8 @@ def card(recipe: str, records: list[Record]) -> str:
     for record in records:
         values = " | ".join(f"{100 * value:.2f}" for value in record["vra_at"].values())
         radii.append(f"| seed {record['seed']} | {values} |")
+    bound = "global" if settings["bound"] == "global" else "local"
+    validated = f"Validation VRA is by the {bound} bound."
     fields = "\n".join(f"| `{field}` | {_value(value)} |" for field, value in settings.items() if field != "name")
     return f"""\
 # Model card: {recipe}
@@ -161,7 +171,9 @@ nothing else is done to them.
 ## Figures
 
 On the test set, in per cent. Certified (verified-robust accuracy, VRA): predicted rightly, and proven that no point within
-{first["epsilon"]:.6g} has another class. The standard error of a figure p is √(p (100 - p) / {info.test}).
+{first["epsilon"]:.6g} has another class. The proof is by the global bound; "with a local bound" adds what
+`gloro_lite.methods.last_layers` proves. {validated}
+The standard error of a figure p is √(p (100 - p) / {info.test}).
 
 {chr(10).join(rows)}
 

@@ -44,9 +44,9 @@ def write(run: FinishedRun, test: Images, folder: Path) -> dict:
     """Certify the test set with the net of the chosen epoch and write `result.json`, `model.safetensors`, `history.csv` and
     `certificates.csv` (index, label, prediction, radius: one row an image) into a folder; returns what is in `result.json`.
 
-    Accuracies are fractions, by the certified bound in float64; layer norms are proven, of the linear layers before the last, by
-    their dotted names in the network; an epoch's seconds are the median; memory is what training added
-    at its peak, in bytes an image of the batch.
+    Accuracies are fractions, by the certified global bound in float64; `validation_vra` is an estimate, by the bound that the
+    recipe trains with; layer norms are proven, of the linear layers before the last, by their dotted names in the network; an
+    epoch's seconds are the median; memory is what training added at its peak, in bytes an image of the batch.
     """
     net, recipe = run.net, run.recipe
     net.converge()

@@ -3,18 +3,19 @@
 While an image moves by at most epsilon, what the last hidden layer reads moves by some d with |d| <= r, for r epsilon times the
 norms of the layers before. The layer's activation, MinMax, ReLU or the absolute value, is linear but for the sizes of `units`
 t = D u + offset: D is the layer's weight, and for MinMax the first half of its rows less the second. So twice a margin is linear
-but for a sum of terms b_k |t_k|, and t_k moves by s = D_k d. Slopes g_k replace the sizes:
+but for a sum of terms b_k |t_k|, and t_k moves by s = D_k d. Slopes g_k take the place of the sizes:
 
-- Where b_k >= 0, any g with |g| <= 1 will do: |t + s| >= g (t + s), so |t + s| - |t| >= g s - (|t| - g t). The sign of t loses nothing.
-- Where b_k < 0, any g with |g| <= 1, |g| r |D_k| <= |t| and g t >= 0: |t + s| - |t| <= g s + (1 - |g|) |s|. If s has the sign of t,
-  both sides are |s|. If not, the right one is (1 - 2 |g|) |s|, which is at least -|s|, and at least |s| - 2 |t| since |g s| <= |t|;
-  the left one is the larger of these two.
+- Where b_k >= 0, any g with |g| <= 1. As |t + s| >= g (t + s), |t + s| - |t| is at least g s less |t| - g t, and that is 0 where g
+  is the sign of t.
+- Where b_k < 0, any g with |g| <= 1, |g| r |D_k| <= |t| and g t >= 0. Then |t + s| - |t| <= g s + (1 - |g|) |s|: where s has the
+  sign of t, both are |s|. Where not, the right side is (1 - 2 |g|) |s|. That is at least -|s|, and since |g s| <= |t| at least
+  |s| - 2 |t|, and the left side is the larger of these two.
 
-With c the gradient that belongs to the slopes and h_k = |b_k| (1 - |g_k|) where b_k < 0, else 0, twice the margin falls by at most
--c d + sum of h_k |D_k d|, which is (D'(h z) - c) d for the right signs z_k, so by at most r times the length of the bracket. Its
-square is at most |c|^2 + 2 sum of h_k |D_k c| + |D'(h z)|^2, and the last part at most |D|^2 |h|^2, and h' |DD'| h.
+Let c be the gradient that belongs to the slopes, and h_k = |b_k| (1 - |g_k|) where b_k < 0, else 0. Twice the margin falls by at
+most -c d + sum of h_k |D_k d|. With the right signs z this is (D'(h z) - c) d, at most r times the length of the bracket, whose
+square is at most |c|^2 + 2 sum of h_k |D_k c| + |D'(h z)|^2; and the last part is at most |D|^2 |h|^2, and at most h' |DD'| h.
 
-Slopes are proposed by float64. It proves with them what it can, its rounding counted; for the rest exact arithmetic does.
+Slopes are proposed by float64, which proves with them what it can, its rounding counted. Exact arithmetic does the rest.
 """
 
 from __future__ import annotations

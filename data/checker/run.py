@@ -21,7 +21,7 @@ import norms
 import numpy as np
 import reading
 import sites
-from network import HAIR, Layer
+from network import Layer
 from reading import Malformed, Unusable
 
 FILES = ("result.json", "model.safetensors", "certificates.csv")
@@ -522,9 +522,7 @@ def _check_local(
     weights: bytes,
     report: Report,
 ) -> None:
-    """The images that are named keep their label within epsilon: by float64 where its error bound decides, else, and for a sample,
-    in exact arithmetic.
-    """
+    """The images that are named keep their label within epsilon, by both arithmetics as in `_check_certificates`."""
     if not len(named):
         return
     layers = [part.layer for part in net.body] + [net.head]
@@ -555,8 +553,8 @@ def _check_local(
                     what = f"its margin over class {rival} is about {margin:.6g}, and it is not proven to fall by less"
                     report.wrong(f"{LOCAL}, image {index}", f"{what} than {fall:.6g}", "local certificates")
     report.say(
-        f"              {held} of {n} hold: {n - exactly} decided by float64 with its error bounded, {exactly} by exact arithmetic "
-        f"({time.perf_counter() - start:.0f} s)"
+        f"              {held} of {n} hold: {n - exactly} decided by float64 with its error bounded, "
+        f"{exactly} by exact arithmetic ({time.perf_counter() - start:.0f} s)"
     )
 
 

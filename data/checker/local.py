@@ -5,8 +5,8 @@ norms of the layers before. The layer's activation, MinMax, ReLU or the absolute
 t = D u + offset: D is the layer's weight, and for MinMax the first half of its rows less the second. So twice a margin is linear
 but for a sum of terms b_k |t_k|, and t_k moves by s = D_k d. Slopes g_k take the place of the sizes:
 
-- Where b_k >= 0, any g with |g| <= 1. As |t + s| >= g (t + s), |t + s| - |t| is at least g s less |t| - g t, and that is 0 where g
-  is the sign of t.
+- Where b_k >= 0, any g with |g| <= 1. As |t + s| >= g (t + s), |t + s| - |t| is at least g s less |t| - g t, which is 0 for the
+  sign of t.
 - Where b_k < 0, any g with |g| <= 1, |g| r |D_k| <= |t| and g t >= 0. Then |t + s| - |t| <= g s + (1 - |g|) |s|: where s has the
   sign of t, both are |s|. Where not, the right side is (1 - 2 |g|) |s|. That is at least -|s|, and since |g s| <= |t| at least
   |s| - 2 |t|, and the left side is the larger of these two.

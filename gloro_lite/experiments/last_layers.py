@@ -27,7 +27,7 @@ OUTPUT = home() / "last_layers.json"
 def gain(net: GloroNet, test: Images, folder: Path) -> dict[str, float]:
     """Accuracies at the net's epsilon by the global bound and with the local one, as fractions, and the time of both.
 
-    Writes `local_certificates.csv` into the folder: index and label of each image that only the local bound certifies as its label.
+    Writes `local_certificates.csv` into the folder: index and label of each image that the local bound alone certifies, rightly.
 
     Returns: `accuracy` without a proof; `vra` by the global bound alone, and `local` with the local one where that fails;
     processor `seconds` of the first, and `time_over_global`, how many times that the second takes, both bounds counted.

@@ -36,12 +36,12 @@ def small_net(seed, activation, hidden=4):
 
 
 def net_of(weights, biases, activation):
-    plans = network.plan(f"| {len(weights[0])}", activation, (1, 1, 2))
+    plans = network.plan("| " + " ".join(str(len(weight)) for weight in weights[:-1]), activation, (1, 1, 2))
     tensors = {f"network.{plan.name}.weight": weight for plan, weight in zip(plans, weights, strict=True)}
     tensors |= {f"network.{plan.name}.bias": bias for plan, bias in zip(plans, biases, strict=True)}
     layers, wrong = network.assemble(plans, tensors)
     assert not wrong
-    return network.Network(layers, activation, [spectral_norm(weights[0]) * (1 + 1e-9)])
+    return network.Network(layers, activation, [spectral_norm(weight) * (1 + 1e-9) for weight in weights[:-1]])
 
 
 def prover(net, epsilon):
@@ -137,6 +137,25 @@ def test_where_float64_cannot_tell_a_units_sign_exact_arithmetic_can(activation)
     for epsilon in np.geomspace(0.01, 1, 9):
         verdicts += prover(net, epsilon).prove(x, j).verdicts.tolist()
         proof = prover(drowned, epsilon / large)
+        assert proof.prove(x, j).verdicts == 0 and exactly(proof, x[0], j[0]) == (verdicts[-1] > 0)
+    assert set(verdicts) == {-1, 1}
+
+
+@pytest.mark.parametrize("activation", ["relu", "abs"])
+def test_what_a_layer_before_drowns_float64_leaves_open(activation):
+    """A bias of 2^70, and one that float64 can hold, which both cancel: the same function of the image."""
+    generator = np.random.default_rng(3)
+    pixels = generator.normal(size=(4, 2)).astype(np.float32)
+    cancel = (generator.normal(size=(8, 2))[:, :, None] * [1, -1]).reshape(8, 4).astype(np.float32)
+    weights = [pixels, cancel, generator.normal(size=(CLASSES, 8)).astype(np.float32)]
+    rest = [generator.normal(size=n).astype(np.float32) for n in (8, CLASSES)]
+    clear, drowned = (net_of(weights, [np.full(4, bias, np.float32), *rest], activation) for bias in (64, 2.0**70))
+    x = points(3, 1)
+    j = clear.logits(x)[0].argmax(1)
+    verdicts = []
+    for epsilon in np.geomspace(0.003, 3, 9):
+        verdicts += prover(clear, epsilon).prove(x, j).verdicts.tolist()
+        proof = prover(drowned, epsilon)
         assert proof.prove(x, j).verdicts == 0 and exactly(proof, x[0], j[0]) == (verdicts[-1] > 0)
     assert set(verdicts) == {-1, 1}
 

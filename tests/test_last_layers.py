@@ -1,7 +1,10 @@
 """What a local bound of the last layers adds to stored nets."""
 
+import csv
 import json
+import shutil
 
+import pytest
 import torch
 from small_networks import dense
 
@@ -23,24 +26,47 @@ def case():
     return net, Images(x, y)
 
 
-def test_the_local_bound_adds_and_the_accuracy_stays_above_both():
+def named(folder):
+    with (folder / "local_certificates.csv").open() as file:
+        return {int(row["index"]): int(row["label"]) for row in csv.DictReader(file)}
+
+
+def test_the_local_bound_adds_and_the_accuracy_stays_above_both(tmp_path):
     net, images = case()
-    row = last_layers.gain(net, images)
+    row = last_layers.gain(net, images, tmp_path)
     assert 0 < row["vra"] < row["local"] < row["accuracy"] < 1
     x = images.x.float() / 255
     assert row["vra"] == (certify(net, x).label == images.y).double().mean().item()
     assert row["local"] == (method.certify(net, x).label == images.y).double().mean().item()
+    known, local = (certifier(net, x).label.tolist() for certifier in (certify, method.certify))
+    added = [k for k, y in enumerate(images.y.tolist()) if y == local[k] != known[k]]
+    assert named(tmp_path) == {k: local[k] for k in added} and len(added) == round(80 * (row["local"] - row["vra"]))
     assert row["images"] == 80 and row["epsilon"] == 0.1 and row["seconds"] > 0 and row["time_over_global"] > 0
 
 
 def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     net, images = case()
     monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
+    for run in ("mnist-1.58/seed-0", "mnist-0.3/seed-0"):
+        shutil.copytree(stored.CHECKOUT / run, tmp_path / run)
+    monkeypatch.setattr(stored, "CHECKOUT", tmp_path)
     monkeypatch.setattr(stored, "load", lambda run: net)
     monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     for run in ("mnist-1.58", "mnist-0.3/seed-0"):  # a recipe's only run may be named without its seed
         assert last_layers.main([run]) == 0
     written = json.loads((tmp_path / "last_layers.json").read_text())
     assert list(written["runs"]) == ["mnist-0.3/seed-0", "mnist-1.58/seed-0"]
+    assert named(tmp_path / "mnist-0.3" / "seed-0") == named(tmp_path / "mnist-1.58" / "seed-0") != {}
     assert last_layers.main(["no-such-run"]) == 1
     assert "no-such-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [run for run in stored.runs() if (stored.CHECKOUT / run / "local_certificates.csv").is_file()])
+def test_a_run_names_the_images_that_its_row_counts(run):
+    row = json.loads(last_layers.OUTPUT.read_text())["runs"][run]
+    images = named(stored.CHECKOUT / run)
+    assert row["vra"] + len(images) / row["images"] == pytest.approx(row["local"], rel=0, abs=1e-12)
+    with (stored.CHECKOUT / run / "certificates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for k, label in images.items():
+        assert int(rows[k]["label"]) == int(rows[k]["prediction"]) == label and float(rows[k]["radius"]) <= row["epsilon"]

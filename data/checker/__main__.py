@@ -1,4 +1,6 @@
-"""Check finished runs without the program that made them: `python data/checker data/results/<recipe>/seed-<n>`.
+"""Check finished runs, their local certificates too, without the program that made them.
+
+Usage: `python data/checker data/results/<recipe>/seed-<n>`.
 
 Exit status: 0 where all that is claimed holds, 1 where something does not, 2 where nothing can be said.
 """

@@ -55,7 +55,11 @@ class ExactNetwork:
 
     def logits(self, image: np.ndarray) -> list[Fraction]:
         """The logits of one image (channels, height, width), pooled where the network pools first."""
-        x = Scaled.of(image)
+        return self.values(image)[-1].fractions()
+
+    def values(self, image: np.ndarray) -> list[Scaled]:
+        """What each layer gives for it, before any activation; the logits last."""
+        x, found = Scaled.of(image), []
         for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
             if layer.is_convolution:
                 kernel, (_, height, width) = layer.weight.shape[2], layer.outputs
@@ -68,11 +72,11 @@ class ExactNetwork:
                 columns = x.integers.reshape(-1, 1)
             product = Scaled(weight.integers.dot(columns), weight.exponent + x.exponent)
             exponent = min(product.exponent, bias.exponent)
-            y = product.at(exponent) + bias.at(exponent)[:, None]
+            y = (product.at(exponent) + bias.at(exponent)[:, None]).reshape(layer.outputs)
+            found.append(Scaled(y, exponent))
             if layer is not self.layers[-1]:
-                y = activate(y.reshape(layer.outputs), self.activation, axis=0)
-            x = Scaled(y, exponent)
-        return x.fractions()
+                x = Scaled(activate(y, self.activation, axis=0), exponent)
+        return found
 
 
 def squared_distances(weight: np.ndarray, row: int) -> list[Fraction]:

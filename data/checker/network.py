@@ -253,26 +253,42 @@ class Network:
         Returns (y, deviation, local): the computed y_j - y_i, before it is rounded itself, is off by at most
         deviation ||w_j - w_i|| + local_j + local_i, with deviation (n,) and local (n, classes).
         """
+        x, deviation = self.read(images, len(self.body))
+        weight, bias = self.head.weight.astype(np.float64), self.head.bias.astype(np.float64)
+        local = gamma(weight.shape[1] + 1) * (np.abs(x) @ np.abs(weight).T + np.abs(bias)) * HAIR + TINY
+        return x @ weight.T + bias, deviation, local
+
+    def read(self, images: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a dense layer behind `depth` others reads, (n, features), and how far that is off at most in l2, (n,)."""
         x = np.ascontiguousarray(images.transpose(0, 2, 3, 1), dtype=np.float64)
         deviation = np.zeros(len(x))
         spatial = True
-        for layer, norm in zip(self.body, self.norms, strict=True):
+        for layer, norm in zip(self.body[:depth], self.norms[:depth], strict=True):
             if spatial and not layer.layer.is_convolution:
                 x, spatial = _flatten(x), False
             size = np.sqrt(np.einsum("ni,ni->n", x.reshape(len(x), -1), x.reshape(len(x), -1)))
             # The exact layer stretches the error so far by at most its norm; its own rounding comes on top.
             deviation = (norm * deviation + layer.factor * size + layer.constant) * HAIR
             x = activate(layer.apply(x), self.activation, axis=-1)
-        if spatial:
-            x = _flatten(x)
-        weight, bias = self.head.weight.astype(np.float64), self.head.bias.astype(np.float64)
-        local = gamma(weight.shape[1] + 1) * (np.abs(x) @ np.abs(weight).T + np.abs(bias)) * HAIR + TINY
-        return x @ weight.T + bias, deviation, local
+        return (_flatten(x) if spatial else x), deviation
 
 
 def _flatten(x: np.ndarray) -> np.ndarray:
     """(n, height, width, channels) to (n, features), in the order channels, height, width."""
     return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
+def margins(
+    y: np.ndarray, deviation: np.ndarray, local: np.ndarray, distances: np.ndarray, slack: float, predictions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Margins (n, classes) of the predictions over each class, from what `Network.logits` gives, and how far they are off.
+
+    `distances` (n, classes) are those of the head's rows from the predicted one, within a factor of `slack`.
+    """
+    rows = np.arange(len(y))
+    found = y[rows, predictions][:, None] - y
+    own = local[rows, predictions][:, None]
+    return found, (distances * slack * deviation[:, None] + local + own + np.abs(found) * 2 * UNIT) * HAIR
 
 
 def row_distances(weight: np.ndarray) -> tuple[np.ndarray, float]:

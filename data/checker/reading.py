@@ -104,18 +104,23 @@ def safetensors(data: bytes, what: str, types: dict[str, str] | None = None) -> 
     return tensors
 
 
-def certificates(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The columns label, prediction (int64) and radius (float64) of `certificates.csv`; row k is image k. Raises Malformed."""
+def _rows(data: bytes, columns: str, what: str) -> list[str]:
+    """The lines of a table behind the one that names its columns. Raises Malformed."""
     try:
         lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
         raise Malformed(f"{what}: byte {error.start} is not ASCII") from error
-    if lines[0] != "index,label,prediction,radius":
+    if lines[0] != columns:
         raise Malformed(f"{what}: the first line is {lines[0]!r}, not the names of the columns")
     if lines[-1] != "":
         raise Malformed(f"{what}: the last line has no end")
+    return lines[1:-1]
+
+
+def certificates(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The columns label, prediction (int64) and radius (float64) of `certificates.csv`; row k is image k. Raises Malformed."""
     labels, predictions, radii = [], [], []
-    for index, line in enumerate(lines[1:-1]):
+    for index, line in enumerate(_rows(data, "index,label,prediction,radius", what)):
         cells = line.split(",")
         if len(cells) != 4 or not all(_INTEGER.fullmatch(cell) for cell in cells[:3]):
             raise Malformed(f"{what}, row {index}: {line!r} is not an index, a label, a prediction and a radius")
@@ -127,6 +132,20 @@ def certificates(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray, np.nda
         predictions.append(int(cells[2]))
         radii.append(float(cells[3]))
     return np.array(labels, np.int64), np.array(predictions, np.int64), np.array(radii, np.float64)
+
+
+def local_certificates(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The columns index and label (int64) of `local_certificates.csv`, a row for each image that it names. Raises Malformed."""
+    indices, labels = [], []
+    for row, line in enumerate(_rows(data, "index,label", what)):
+        cells = line.split(",")
+        if len(cells) != 2 or not all(_INTEGER.fullmatch(cell) for cell in cells):
+            raise Malformed(f"{what}, row {row}: {line!r} is not an index and a label")
+        if indices and int(cells[0]) <= indices[-1]:
+            raise Malformed(f"{what}, row {row}: index {cells[0]} comes after {indices[-1]}; a row is repeated or out of place")
+        indices.append(int(cells[0]))
+        labels.append(int(cells[1]))
+    return np.array(indices, np.int64), np.array(labels, np.int64)
 
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:

@@ -15,15 +15,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import exact
+import local
 import network
 import norms
 import numpy as np
 import reading
 import sites
-from network import HAIR, Layer
+from network import Layer
 from reading import Malformed, Unusable
 
 FILES = ("result.json", "model.safetensors", "certificates.csv")
+LOCAL = "local_certificates.csv"  # not every run has one
 FORMATS = (2, 3)  # they differ in names of settings that are not looked at here
 FORMAT_2 = ("format", "guarantee", "layer_norms", "weights_sha256", "data_sha256")
 SHOWN = 10  # discrepancies of a kind that are written out; the rest is counted
@@ -96,7 +98,9 @@ def is_new(result: dict) -> bool:
 
 
 def check_network(folder: Path, result: dict, contents: dict[str, bytes], options: Options, report: Report) -> None:
-    """A network with a bound of the form product of layer norms: radius ||w_j - w_i|| product <= y_j - y_i."""
+    """A network with a bound of the form product of layer norms, radius ||w_j - w_i|| product <= y_j - y_i, and where the run has
+    them the local certificates of its last hidden layer.
+    """
     say, settings, new = report.say, result["settings"], is_new(result)
     _check_settings(folder, result, report)
 
@@ -127,6 +131,10 @@ def check_network(folder: Path, result: dict, contents: dict[str, bytes], option
     net = network.Network(layers, settings["activation"], bounds)
     see = _see_pooled if network.is_pooled(settings["network"]) else _see
     _check_certificates(net, see, images[:n], predictions[:n], radii[:n], options.exact, contents["model.safetensors"], report)
+    if (folder / LOCAL).exists():
+        named = reading.local_certificates(reading.content(folder / LOCAL), LOCAL)
+        left = _check_local_rows(*named, labels, predictions, radii, result["epsilon"], report)
+        _check_local(net, see, images, predictions, left[left < n], result, options, contents["model.safetensors"], report)
     if n < len(images):
         say(f"              only the first {n} of {len(images)} images were looked at")
 
@@ -362,8 +370,9 @@ class _Proofs:
         self.source = reading.sha256(b"".join(sources))
 
     def _key(self, layer: Layer, claim: str) -> str:
-        description = json.dumps([self.source, layer.weight.shape, layer.stride, layer.inputs, layer.outputs, claim])
-        return hashlib.sha256(description.encode() + b"\n" + layer.weight.astype("<f4").tobytes()).hexdigest()
+        weight = layer.weight
+        description = json.dumps([self.source, weight.dtype.str, weight.shape, layer.stride, layer.inputs, layer.outputs, claim])
+        return hashlib.sha256(description.encode() + b"\n" + weight.tobytes()).hexdigest()
 
     def _keep(self, key: str, value: list) -> None:
         self.known[key] = value
@@ -454,16 +463,13 @@ def _verdicts(y, deviation, local, distances, slack, product, predictions, radii
     leaves it open; margins (n, classes) are those of the prediction over each class, within the errors. `distances` (n, classes)
     are those of the head's rows from the predicted one, within a factor of `slack`.
     """
-    rows = np.arange(len(y))
-    margins = y[rows, predictions][:, None] - y
-    own = local[rows, predictions][:, None]
-    errors = (distances * slack * deviation[:, None] + local + own + np.abs(margins) * 2 * network.UNIT) * HAIR
+    margins, errors = network.margins(y, deviation, local, distances, slack, predictions)
     low, high = margins - errors, margins + errors
     # Rows that do not differ need no margin beyond a positive one, whatever the radius (0 times infinity).
     need = np.where(distances > 0, radii[:, None] * (distances * product), 0.0)
     slack *= 1 + 16 * network.UNIT  # and the products' own rounding
     others = np.ones_like(y, bool)
-    others[rows, predictions] = False
+    others[np.arange(len(y)), predictions] = False
     holds = ((low > 0) & (low >= need * slack + network.TINY)) | ~others
     fails = ((high < 0) | (high < need / slack - network.TINY)) & others
     decided = np.where(holds.all(1), 1, np.where(fails.any(1), -1, 0))
@@ -475,6 +481,92 @@ def _check_own_error(logits: list[Fraction], j: int, margins: np.ndarray, errors
     for i in np.flatnonzero(np.isfinite(errors) & np.isfinite(margins)):
         if i != j and abs(logits[j] - logits[i] - Fraction(float(margins[i]))) > Fraction(float(errors[i])):
             raise AssertionError(f"image {k}: the bound on float64's error does not hold; the checker is at fault")
+
+
+def _check_local_rows(
+    indices: np.ndarray,
+    claimed: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    radii: np.ndarray,
+    epsilon: float,
+    report: Report,
+) -> np.ndarray:
+    """The images that are named rightly: predicted as their label, and left by the global bound."""
+    right = np.zeros(len(indices), bool)
+    for row, (k, label) in enumerate(zip(indices.tolist(), claimed.tolist(), strict=True)):
+        where = f"{LOCAL}, row {row}"
+        if k >= len(labels):
+            report.wrong(where, f"image {k} of {len(labels)}", LOCAL)
+        elif label != labels[k]:
+            report.wrong(where, f"label {label}, and the label of image {k} is {labels[k]}", LOCAL)
+        elif predictions[k] != label:
+            report.wrong(where, f"image {k} is predicted as {predictions[k]}, and its label is {label}", LOCAL)
+        elif radii[k] > epsilon:
+            report.wrong(where, f"image {k} has a certificate without it: its radius is {float(radii[k])!r}", LOCAL)
+        else:
+            right[row] = True
+    vra = ((predictions == labels) & (radii > epsilon)).mean() + len(indices) / len(labels)
+    report.say(f"local         {len(indices)} images more, with which the VRA is {vra:.12g}")
+    return indices[right]
+
+
+def _check_local(
+    net: network.Network,
+    see: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    predictions: np.ndarray,
+    named: np.ndarray,
+    result: dict,
+    options: Options,
+    weights: bytes,
+    report: Report,
+) -> None:
+    """The images that are named keep their label within epsilon, by both arithmetics as in `_check_certificates`."""
+    if not len(named):
+        return
+    layers = [part.layer for part in net.body] + [net.head]
+    if (reason := local.obstacle(layers, net.activation)) is not None:
+        report.wrong(LOCAL, reason)
+        return
+    start, n = time.perf_counter(), len(named)
+    try:
+        norm = _Proofs(options.cache).smallest(local.matrix(layers[-2], net.activation))
+    except ValueError as error:
+        raise Unusable(str(error)) from error
+    chosen = set(random.Random(reading.sha256(weights)).sample(named.tolist(), min(options.exact, n)))
+    held, exactly = 0, 0
+    with np.errstate(all="ignore"):  # what overflows is left open
+        prover = local.Prover(net, result["epsilon"], norm)
+        for at in range(0, n, BATCH):
+            part = named[at : at + BATCH]
+            seen = see(images[part])
+            found = prover.prove(seen, predictions[part])
+            for k, (index, verdict) in enumerate(zip(part.tolist(), found.verdicts.tolist(), strict=True)):
+                if verdict == 0 or index in chosen:
+                    verdict = _exact_verdict(prover, seen[k], int(predictions[index]), found, k, index)
+                    exactly += 1
+                held += verdict > 0
+                if verdict < 0:
+                    rival = int((found.margins[k] - found.falls[k]).argmin())
+                    margin, fall = float(found.margins[k, rival]), float(found.falls[k, rival])
+                    what = f"its margin over class {rival} is about {margin:.6g}, and it is not proven to fall by less"
+                    report.wrong(f"{LOCAL}, image {index}", f"{what} than {fall:.6g}", "local certificates")
+    report.say(
+        f"              {held} of {n} hold: {n - exactly} decided by float64 with its error bounded, "
+        f"{exactly} by exact arithmetic ({time.perf_counter() - start:.0f} s)"
+    )
+
+
+def _exact_verdict(prover: local.Prover, seen: np.ndarray, j: int, found: local.Found, k: int, index: int) -> int:
+    """1 where exact arithmetic proves a local certificate, else -1. What float64 proves it proves with the same slopes."""
+    values = prover.exact_network.values(seen)
+    _check_own_error(values[-1].fractions(), j, found.margins[k], found.errors[k], index)
+    if found.verdicts[k] > 0:
+        if prover.exactly(values, j, (found.below[k], found.above[k])) is not None:
+            raise AssertionError(f"image {index}: exact arithmetic does not prove what float64 does; the checker is at fault")
+        return 1
+    return 1 if prover.exactly(values, j) is None else -1
 
 
 def _fault(net: network.Network, seen: np.ndarray, j: int, distances: np.ndarray, product: float) -> str:

@@ -20,9 +20,13 @@ def tabulate(
     parser: argparse.ArgumentParser,
     arguments: list[str] | None,
     output: Path,
-    measure: Callable[[GloroNet, Images], dict[str, float]],
+    measure: Callable[[GloroNet, Images, Path], dict[str, float]],
 ) -> int:
-    """Measure the runs that a command was given, or all, on their test images; each row is written at once, others are kept."""
+    """Measure the runs that a command was given, or all, on their test images; each row is written at once, others are kept.
+
+    Args:
+        measure: gives a run's row, from its net, its test images and its folder.
+    """
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
     )
@@ -30,7 +34,7 @@ def tabulate(
     options = parser.parse_args(arguments)
     load = test_images(options.data)
     for run in stored.chosen(options.runs):
-        row = measure(stored.load(run), load(stored.record(run)["settings"]["dataset"]))
+        row = measure(stored.load(run), load(stored.record(run)["settings"]["dataset"]), stored.folder(run))
         print(run, row, flush=True)
         known = read_json(output)["runs"] if output.exists() else {}
         write_json(output, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))})

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.guarantees", description="What rounding costs stored nets."
     )
-    return tabulate(parser, arguments, OUTPUT, losses)
+    return tabulate(parser, arguments, OUTPUT, lambda net, test, _: losses(net, test))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def load(path: Path, run: dict) -> dict:
         raise CheckpointError(f"{path} is damaged: delete it to train from the start")
     try:
         state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-        found = completed(state["run"])  # a run that began under other names goes on
+        run, found = completed(run), completed(state["run"])  # a run that began under other names goes on
         different = sorted(key for key in run.keys() | found.keys() if run.get(key) != found.get(key))
     except Exception as error:  # a file with a digest that is not ours: pickle's and torch's errors are many
         raise CheckpointError(f"{path} is no checkpoint ({error!r:.200}): delete it to train from the start") from error

@@ -1,9 +1,9 @@
-"""A table with a row for each stored run: no command, but what `guarantees` and `last_layers` share."""
+"""Stored runs, one after the other: no command, but what `guarantees`, `last_layers` and `recertify` share."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +14,18 @@ from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.files import read_json, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine
+
+
+def named(parser: argparse.ArgumentParser, arguments: list[str] | None) -> Iterator[tuple[str, GloroNet, Images]]:
+    """The runs that a command was given, or all: the name of each, its net and its test images."""
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say, or folders (default: all stored runs)"
+    )
+    add_data(parser)
+    options = parser.parse_args(arguments)
+    load = test_images(options.data)
+    for run in stored.chosen(options.runs):
+        yield run, stored.load(run), load(stored.record(run)["settings"]["dataset"])
 
 
 def tabulate(
@@ -27,14 +39,8 @@ def tabulate(
     Args:
         measure: gives a run's row, from its net, its test images and its folder.
     """
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="stored runs, mnist-0.3/seed-0 say (default: all); others are kept"
-    )
-    add_data(parser)
-    options = parser.parse_args(arguments)
-    load = test_images(options.data)
-    for run in stored.chosen(options.runs):
-        row = measure(stored.load(run), load(stored.record(run)["settings"]["dataset"]), stored.folder(run))
+    for run, net, test in named(parser, arguments):
+        row = measure(net, test, stored.folder(run))
         print(run, row, flush=True)
         known = read_json(output)["runs"] if output.exists() else {}
         write_json(output, {"machine": machine(torch.device("cpu")), "runs": dict(sorted({**known, run: row}.items()))})

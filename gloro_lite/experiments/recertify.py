@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from gloro_lite import stored
-from gloro_lite.console import add_data, reports_errors, test_images
+from gloro_lite.console import reports_errors
+from gloro_lite.experiments.each_run import named
 from gloro_lite.train import results
 
 
@@ -16,15 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gloro_lite.experiments.recertify", description=__doc__.partition(":")[0] + "."
     )
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a stored run, mnist-0.3/seed-0 say, or a folder (default: all stored runs)"
-    )
-    add_data(parser)
-    options = parser.parse_args(arguments)
-    load = test_images(options.data)
-    for run in stored.chosen(options.runs):
+    for run, net, test in named(parser, arguments):
         before = stored.record(run)
-        after = results.recertify(stored.folder(run), stored.load(run), load(before["settings"]["dataset"]))
+        after = results.recertify(stored.folder(run), net, test)
         print(f"{run}: verified {before['test_vra']:.4f} before, {after['test_vra']:.4f} now", flush=True)
     return 0
 

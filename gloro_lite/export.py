@@ -41,7 +41,7 @@ class Frozen(nn.Module):
         super().__init__()
         # The network that was bounded and its bound, of one moment, whatever another thread does to the net.
         check_net(net)
-        program, head, _ = net.state()
+        program, head, *_ = net.state()
         weight = net.head.weight
         self.network = converted(copy.deepcopy(program.network), program.dtype).to(weight.device)
         self.register_buffer("constants", _rounded_up(head.table, weight.dtype).to(weight.device))

@@ -52,11 +52,18 @@ class State(NamedTuple):
         program: the network, frozen.
         head: bounds on its last layer.
         origin: by which the net that it is of knows it.
+        kept: `head` again, to see that nobody wrote into it.
     """
 
     program: Program
     head: Head
     origin: object
+    kept: Head
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the bounds are as they were proven. The program's own weights are compared with the network's."""
+        return all(map(torch.equal, self.head, self.kept))
 
 
 _ATTEMPTS = 20
@@ -181,11 +188,13 @@ class GloroNet(nn.Module):
                 reason = "it is in training mode, where a layer of your own may compute something else: call .eval() first"
                 raise NetworkError(reason, name, type(module).__name__)
         known, tight = self._state, self.tight
-        if known is not None and known[1] == tight and known[0].program.is_current(self.network, self.input_shape):
+        current = known is not None and known[1] == tight and known[0].is_intact
+        if known is not None and current and known[0].program.is_current(self.network, self.input_shape):
             return known[0]
         program = Program(self.network, self.input_shape)
         _check_classifier(program.root, [(node.name, node.layer) for node in program.nodes])
-        state = State(program, _head(program, tight), self._origin)
+        head = _head(program, tight)
+        state = State(program, head, self._origin, Head(*(bounds.clone() for bounds in head)))
         # Inside of torch.func's transforms tensors are wrapped by these, and of no use after them.
         self._state = (state, tight) if torch._C._functorch.maybe_current_level() is None else None
         return state
@@ -254,8 +263,11 @@ class GloroNet(nn.Module):
             raise ValueError("the state is of another net, or of the one that this is a copy of: give one that net.state() gave")
         if state is not None:  # made before a function was replaced, say
             check_network(state.program.network, registered)
+            if not state.is_intact:
+                raise ValueError("somebody wrote into the state's bounds: give one that net.state() gives now")
         check_batch(x, self.input_shape if state is None else state.program.input_shape)
-        program, head, _ = state or self.state()
+        state = state or self.state()
+        program, head = state.program, state.head
         _check_values(x, program.dtype)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, not {dtype!r}")

@@ -595,6 +595,18 @@ def test_a_training_bound_follows_settings_that_change():
     assert net.converge() == pytest.approx(upper_bound(net.network[:-1].eval(), (1, 8, 8)), rel=1e-2)
 
 
+@pytest.mark.parametrize("part", ["distances", "lengths", "offsets", "table"])
+def test_bounds_that_somebody_wrote_into_certify_nothing(part):
+    net, x = dense(), torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    true = net.certify(x)
+    state = net.state()
+    getattr(state.head, part).data.zero_()
+    with pytest.raises(ValueError, match=r"wrote into the state's bounds"):
+        net.certify(x, state=state)
+    # Without a state the net proves its bounds anew.
+    assert torch.equal(net.certify(x).radius, true.radius)
+
+
 def test_a_state_comes_from_a_net():
     with pytest.raises(TypeError, match=r"state is what net\.state\(\) gave, not int"):
         dense().certify(torch.zeros(1, 4), state=3)

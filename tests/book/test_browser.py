@@ -32,15 +32,12 @@ WIDER = """(boxes) => [...document.querySelectorAll(boxes)].filter((e) => e.scro
 
 
 def widgets_on(name: str) -> list[str]:
-    return [widget for widget, page in WIDGETS.items() if page == name.removeprefix("book/")]
+    return [widget for widget, page in WIDGETS.items() if page == short(name)]
 
 
-@pytest.mark.parametrize("scheme", ["http", "file"])
-@pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
-def test_page_loads_without_a_network(name, scheme, browser, server):
-    base = server if scheme == "http" else HTML.as_uri()
-    page = browser.new_page(viewport={"width": 1250, "height": 900})
-    wrong = []
+def watched(browser, base: str) -> tuple:
+    """A new page whose reader has chosen the light theme, and a list of all that goes wrong on it from now on."""
+    page, wrong = themed(browser, THEMES[0], viewport={"width": 1280, "height": 900}), []
     page.on("request", lambda r: r.url.startswith((base, "data:", "blob:")) or wrong.append(f"external: {r.url}"))
     page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
     page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status}: {r.url}"))
@@ -49,36 +46,79 @@ def test_page_loads_without_a_network(name, scheme, browser, server):
         "console",
         lambda m: m.type != "error" or any(t in m.text for t in NOT_OURS) or wrong.append(f"console: {m.text}"),
     )
-    page.goto(f"{base}/{name}.html", wait_until="load")
+    return page, wrong
+
+
+def check_whole(page, name: str, wrong: list[str]) -> None:
+    """Widgets are drawn, all formulas are set, and nothing has failed."""
     formulas_set(page)
     for widget in widgets_on(name):
         drawn(page, widget)
     formulas = page.locator("span.math, div.math").count()
     set_ = page.locator("mjx-container").count()
-    if scheme == "http":
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{name.removeprefix('book/')}.png", full_page=True)
-        weight = page.evaluate(
-            """performance.getEntriesByType('resource').reduce((sum, one) => sum + one.decodedBodySize,
-                performance.getEntriesByType('navigation')[0].decodedBodySize)"""
-        )
-        assert weight < HEAVIEST
-    page.close()
     assert not wrong
     assert set_ >= formulas > 0 or formulas == 0
 
 
-@pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
-def test_page_is_accessible(name, browser):
+def short(name: str) -> str:
+    return name.removeprefix("book/")
+
+
+@pytest.fixture(scope="module", params=PAGES, ids=short)
+def opened(request, browser):
+    """A page of the book, read from the disk: its name, the page, and what went wrong. Opened once for all tests of it."""
+    page, wrong = watched(browser, HTML.as_uri())
+    page.goto(f"{HTML.as_uri()}/{request.param}.html", wait_until="load")
+    formulas_set(page)
+    yield request.param, page, wrong
+    page.close()
+
+
+def resized(page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("window.scrollTo({ top: 0, behavior: 'instant' })")
+    page.wait_for_timeout(300)  # boxes that scroll are marked after a pause
+
+
+@pytest.mark.parametrize("name", PAGES, ids=short)
+def test_page_loads_over_http_without_another_host(name, browser, server):
+    page, wrong = watched(browser, server)
+    page.goto(f"{server}/{name}.html", wait_until="load")
+    check_whole(page, name, wrong)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{short(name)}.png", full_page=True)
+    weight = page.evaluate(
+        """performance.getEntriesByType('resource').reduce((sum, one) => sum + one.decodedBodySize,
+            performance.getEntriesByType('navigation')[0].decodedBodySize)"""
+    )
+    page.close()
+    assert weight < HEAVIEST
+
+
+def test_page_opens_from_the_disk(opened):
+    name, page, wrong = opened
+    check_whole(page, name, wrong)
+
+
+def test_a_phone_shows_all_of_a_page(opened):
+    name, page, _ = opened
+    resized(page, PHONE)
+    for widget in widgets_on(name):
+        box = drawn(page, widget).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{short(name)}-phone.png", full_page=True)
+
+
+def test_page_is_accessible(opened):
     """axe-core finds nothing against WCAG 2.2 AA, in either theme and at two widths, and no page is wider than its window."""
     import offline
 
     axe = offline.axe()
     if axe is None:
         pytest.skip("npm cannot give axe-core: pages are not checked for accessibility")
-    page = themed(browser, THEMES[0], viewport={"width": 1280, "height": 900})
-    page.goto(f"{HTML.as_uri()}/{name}.html")
-    formulas_set(page)
+    name, page, _ = opened
     page.evaluate(axe.read_text(encoding="utf-8"))
     rules = set(page.evaluate("(tags) => axe.getRules(tags).map((rule) => rule.ruleId)", RULES) + GOOD_PRACTICE)
     rules &= set(page.evaluate("axe.getRules().map((rule) => rule.ruleId)"))
@@ -86,12 +126,11 @@ def test_page_is_accessible(name, browser):
     found = []
     for width in (1280, PHONE):
         page.set_viewport_size({"width": width, "height": 900})
-        for theme in THEMES:
+        for theme in reversed(THEMES):  # the light one last: the next test finds the page as it was
             page.evaluate("(theme) => Object.assign(document.documentElement.dataset, { mode: theme, theme })", theme)
             for widget in widgets_on(name):
                 drawn(page, widget)
-            page.evaluate("window.scrollTo(0, 0)")
-            page.wait_for_timeout(300)  # boxes that scroll are marked after a pause
+            resized(page, width)
             wanted = rules if theme == THEMES[0] else OF_COLOUR  # the rest is the same in both
             found += [
                 (width, theme, rule, target, html)
@@ -99,20 +138,16 @@ def test_page_is_accessible(name, browser):
                 if not any(rule == theirs and part in html for theirs, part in OF_THE_THEME)
             ]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.close()
     assert not found
 
 
-@pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
-def test_code_and_formulas_fit(name, browser):
+def test_code_and_formulas_fit(opened):
     """No code, text or table is wider than a desktop's column, folded or not; what is no code cell fits a phone's too.
 
     So formulas are no stops of the tab key; what scrolls is one.
     """
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(f"{HTML.as_uri()}/{name}.html")
-    formulas_set(page)
-    page.wait_for_timeout(300)
+    _, page, _ = opened
+    resized(page, 1280)
     assert page.locator("article mjx-container[tabindex='0']").count() == 0
     clipped = page.evaluate(
         """[...document.querySelectorAll('article pre')].filter((e) => e.scrollWidth > e.clientWidth + 1
@@ -123,8 +158,7 @@ def test_code_and_formulas_fit(name, browser):
     page.evaluate("document.querySelectorAll('article .toggle-hidden').forEach((e) => e.classList.remove('toggle-hidden'))")
     boxes = "article pre, article div.pst-scrollable-table-container"
     assert page.evaluate(WIDER, boxes) == []
-    page.set_viewport_size({"width": PHONE, "height": 800})
-    page.wait_for_timeout(300)
+    resized(page, PHONE)
     boxes = "article .cell_output pre, article div.pst-scrollable-table-container"
     assert page.evaluate(WIDER, boxes) == []
     wide = page.evaluate(
@@ -138,20 +172,6 @@ def test_code_and_formulas_fit(name, browser):
             .filter(([, beyond]) => beyond > 2)"""
     )
     assert wide == []
-    page.close()
-
-
-@pytest.mark.parametrize("name", PAGES, ids=lambda name: name.removeprefix("book/"))
-def test_a_phone_shows_all_of_a_page(name, browser):
-    page = browser.new_page(viewport={"width": PHONE, "height": 800})
-    page.goto(f"{HTML.as_uri()}/{name}.html")
-    formulas_set(page)
-    for widget in widgets_on(name):
-        box = drawn(page, widget).bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
-    page.screenshot(path=SCREENSHOTS / f"{name.removeprefix('book/')}-phone.png", full_page=True)
-    page.close()
 
 
 def contrasts(page, words: str) -> list[tuple[str, float]]:

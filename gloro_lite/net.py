@@ -229,7 +229,7 @@ class GloroNet(nn.Module):
         dtype: torch.dtype | None = torch.float64,
         state: State | None = None,
     ) -> Certificate:
-        """Certify each input of a batch: one forward pass, and a comparison with the certified bound (Theorem 1).
+        """Certify each input of a batch: one forward pass, and a comparison with the certified bound (the paper's Theorem 1).
 
         The forward pass is that of `program`, its rounding is counted, and the network itself is run beside it on a few of the
         inputs.

@@ -25,7 +25,7 @@ _LARGEST_LABEL = 2**20  # a table has a column for each class
 
 
 class SeparationError(ValueError):
-    """Sites that Theorem 3 does not hold for: two with different labels are not more than 2 epsilon apart."""
+    """Sites that the paper's Theorem 3 does not hold for: two with different labels are not more than 2 epsilon apart."""
 
 
 def as_tensor(values: Any) -> Tensor:
@@ -149,7 +149,7 @@ def _root(square: Fraction) -> float:
 
 
 class SiteClassifier:
-    """The classifier of Theorem 3 in any dimension: the label of the nearest site, with certificates.
+    """The classifier of the paper's Theorem 3 in any dimension: the label of the nearest site, with certificates.
 
     The sites and labels are copied. Where two labels tie the point gets no certificate.
 

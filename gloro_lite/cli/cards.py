@@ -26,6 +26,20 @@ DATA_SETS = {
     ),
 }
 
+METHODS = {
+    "bcp": "A ReLU network trained by BCP, box constraint propagation with local bounds",
+    "kw": "A ReLU network trained by KW, the convex outer polytope of Wong and Kolter",
+    "lmt": "A network trained by LMT, Lipschitz-margin training",
+    "sites": "Sites that learn: a classifier by the nearest of them, without a network",
+    "smoothing": "A network trained on images with noise, for randomized smoothing",
+}
+"""What the folders of `data/results` that hold no recipe's runs are of."""
+
+LIMITS = """\
+- The guarantee is for l2 balls in pixel space, and for the class alone: a wrong prediction can be certified too. It says nothing
+  of rotations, other norms, or images that are no images of this data set, which can be certified as well.
+- It is made to study certified training, and is no part for a system on which anyone depends."""
+
 START, END = "<!-- written by `python -m gloro_lite cards` -->", "<!-- end -->"
 
 Record = dict[str, Any]
@@ -62,6 +76,7 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
         raise FileNotFoundError("there is no data/results here: model cards are written in a checkout of the project")
     runs = stored_runs(results)
     texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
+    texts |= {results / name / "README.md": method_card(name, records) for name, records in method_runs(results).items()}
     readme = (root / "README.md").read_text(encoding="utf-8")
     paper = read_json(root / "data" / "paper.json")["table"]
     pattern = re.escape(START) + ".*?" + re.escape(END)
@@ -84,10 +99,19 @@ def stored_runs(results: Path) -> dict[str, list[Record]]:
     return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
 
 
+def method_runs(results: Path) -> dict[str, list[Record]]:
+    """What each stored run of another method says, by `<method>/<row>` and in the order of the seeds."""
+    runs: dict[str, list[Record]] = {}
+    for path in sorted(path for method in METHODS for path in results.glob(f"{method}/*/seed-*/result.json")):
+        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(read_json(path))
+    return {name: sorted(runs[name], key=lambda record: record["seed"]) for name in sorted(runs)}
+
+
 def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
     """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set.
 
-    Runs at half the resolution, and those trained with a local bound, have rows of their own below it.
+    Runs at half the resolution have a row of their own below it, and so has what was trained with a local bound: of several such
+    recipes the one whose validation VRA is highest.
     """
     lines = [
         "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
@@ -98,7 +122,9 @@ def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
         known = [row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}"]
         lines.append("| " + " | ".join([*known, *_ours(row["recipe"], runs)]) + " |")
         for end, what in (("-half", "half the resolution"), ("-local", "with a local bound")):
-            if (recipe := row["recipe"] + end) in runs:
+            found = [recipe for recipe in runs if recipe.startswith(row["recipe"] + end)]
+            if found:
+                recipe = max(found, key=lambda recipe: float(_mean(runs[recipe], "validation_vra")))
                 known = [row["benchmark"], f"{row['network']}, {what}", row["epsilon"], "", ""]
                 lines.append("| " + " | ".join([*known, *_ours(recipe, runs)]) + " |")
     return "\n".join(lines)
@@ -143,13 +169,8 @@ def card(recipe: str, records: list[Record]) -> str:
             record["device"],
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    radii = ["| radius | " + " | ".join(first["vra_at"]) + " |", "|---|" + "---|" * len(first["vra_at"])]
-    for record in records:
-        values = " | ".join(f"{100 * value:.2f}" for value in record["vra_at"].values())
-        radii.append(f"| seed {record['seed']} | {values} |")
     bound = "global" if settings["bound"] == "global" else "local"
     validated = f"Validation VRA is by the {bound} bound."
-    fields = "\n".join(f"| `{field}` | {_value(value)} |" for field, value in settings.items() if field != "name")
     return f"""\
 # Model card: {recipe}
 
@@ -170,7 +191,7 @@ nothing else is done to them.
 
 ## Figures
 
-On the test set, in per cent. Certified (verified-robust accuracy, VRA): predicted rightly, and proven that no point within
+On the test set, in per cent. Certified (verified-robust accuracy, VRA): classified correctly, and proven that no point within
 {first["epsilon"]:.6g} has another class. The proof is by the global bound; "with a local bound" adds what
 `gloro_lite.methods.last_layers` proves. {validated}
 The standard error of a figure p is √(p (100 - p) / {info.test}).
@@ -179,7 +200,7 @@ The standard error of a figure p is √(p (100 - p) / {info.test}).
 
 Certified accuracy at other radii, by the same certificates:
 
-{chr(10).join(radii)}
+{_radii(records)}
 
 Each seed's folder holds the weights (`model.safetensors`, which runs no code when it is read), a certificate for each test
 image (`certificates.csv`), the training history (`history.csv`) and everything above (`result.json`).
@@ -188,19 +209,100 @@ image (`certificates.csv`), the training history (`history.csv`) and everything 
 
 `python -m gloro_lite train --recipe {recipe}`; {_versions(first)}.
 
-| setting | value |
-|---|---|
-{fields}
+{_settings(settings)}
 
 ## Limits
 
-- The guarantee is for l2 balls in pixel space, and for the class alone: a wrong prediction can be certified too. It says nothing
-  of rotations, other norms, or images that are no images of this data set, which can be certified as well.
-- It is made to study certified training, and is no part for a system on which anyone depends.
+{LIMITS}
 - The epoch was chosen by the validation images, but the recipe was developed while test figures of earlier recipes were known.
 
 MIT licence, as the rest of the project.
 """
+
+
+def method_card(name: str, records: list[Record]) -> str:
+    """The model card of what another method has trained, as Markdown.
+
+    Args:
+        name: `<method>/<row>`, the folder's.
+    """
+    first, (method, _, row) = records[0], name.partition("/")
+    settings = first["settings"]
+    dataset = next(dataset for dataset in INFO if row.startswith(dataset))
+    images = settings.get("train_images") or INFO[dataset].train
+    heads = {
+        "test_accuracy": "clean accuracy",
+        "test_vra": "certified (VRA)",
+        "test_vra_in_box": "certified against images in the pixel box",
+    }
+    heads = {field: head for field, head in heads.items() if field in first}
+    rows = ["| seed | " + " | ".join(heads.values()) + " | test images |", "|---|" + "---|" * (len(heads) + 1)]
+    for record in records:
+        values = " | ".join(f"{100 * record[field]:.2f}" for field in heads)
+        rows.append(f"| [{record['seed']}](seed-{record['seed']}/) | {values} | {record['test_images']:,} |")
+    if method == "sites":
+        by = "the cells of the sites, in real arithmetic with exactly these sites"
+        radii = [record | record["forms"]["cells"] for record in records]
+        command = f"python -m gloro_lite.methods.sites --data {dataset} --output FOLDER"
+    else:
+        by = (
+            "a vote over noise, and each certificate may be wrong with a probability of 0.001"
+            if method == "smoothing"
+            else ("the method's own bound, in real arithmetic with exactly these weights")
+        )
+        radii, command = records, f"python -m gloro_lite.experiments.rivals {method} {row}"
+    return f"""\
+# Model card: {name}
+
+{METHODS[method]}.
+It certifies against l2 perturbations of norm {first["epsilon"]:.6g} in pixel units of images in [0, 1].
+
+## Data
+
+{DATA_SETS[dataset]}
+{images} images to train on. Bytes are divided by 255, and nothing else is done to them.
+
+## Figures
+
+On the first test images, so many as the table says, in per cent. Certified (verified-robust accuracy, VRA): classified correctly,
+and shown that no point within {first["epsilon"]:.6g} has another class, by {by}.
+
+{chr(10).join(rows)}
+
+Certified accuracy at other radii, by the same certificates:
+
+{_radii(radii)}
+
+Each seed's folder holds what was trained (`model.safetensors`, which runs no code when it is read), the certificates
+(`certificates.csv`) and everything above (`result.json`).
+
+## Training
+
+`{command}`, with these settings; PyTorch {first["versions"]["torch"]}, {first["epochs"]} epochs on {first["device"]}.
+
+{_settings(settings)}
+
+## Limits
+
+{LIMITS}
+
+MIT licence, as the rest of the project.
+"""
+
+
+def _radii(records: list[Record]) -> str:
+    """The table of certified accuracy at several radii, by `vra_at` of each record."""
+    radii = list(records[0]["vra_at"])
+    lines = ["| radius | " + " | ".join(radii) + " |", "|---|" + "---|" * len(radii)]
+    for record in records:
+        values = " | ".join(f"{100 * value:.2f}" for value in record["vra_at"].values())
+        lines.append(f"| seed {record['seed']} | {values} |")
+    return "\n".join(lines)
+
+
+def _settings(settings: Record) -> str:
+    fields = [f"| `{field}` | {_value(value)} |" for field, value in settings.items() if field != "name"]
+    return "\n".join(["| setting | value |", "|---|---|", *fields])
 
 
 def _versions(record: Record) -> str:

@@ -74,6 +74,6 @@ def run(options: argparse.Namespace) -> int:
     summary = f"{certified} of {len(label)} images certified at epsilon {epsilon:.6g}, {len(label) - certified} given bottom"
     if own.y is not None:
         right = (prediction == own.y).double().mean().item()
-        summary += f"; {right:.2%} predicted rightly, {(label == own.y).double().mean().item():.2%} certified and right"
+        summary += f"; {right:.2%} classified correctly, {(label == own.y).double().mean().item():.2%} certified and correct"
     print(summary if output is None else f"{output}: {summary}", file=sys.stderr)
     return 0

@@ -65,7 +65,10 @@ def parser() -> argparse.ArgumentParser:
         help="stop training in time, with a checkpoint (certifying the test set, after the last epoch, comes on top)",
     )
     run.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="compile the network's step first (default: on a GPU alone)"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the network's step first (default: on a GPU alone). If a run was killed in it and later ones fail, "
+        "delete torch's cache, the folder torchinductor_<user> among the temporary files",
     )
     run.add_argument("--show", action="store_true", help="print the recipe's settings, with those given here, and stop")
     types = typing.get_type_hints(Recipe)
@@ -116,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         changed = {field.name: options[field.name] for field in _settings() if options[field.name] is not None}
         recipe = dataclasses.replace(find(options["recipe"]), **changed)
         if options["show"]:
-            print(json.dumps(dataclasses.asdict(recipe), indent=2))
+            _say(json.dumps(dataclasses.asdict(recipe), indent=2), first)
             return 0
         exact_float32()
         result = train(

@@ -249,7 +249,7 @@ _CIFAR_FIRST = Recipe(
     augmentation="cifar10-light",
     epochs=45,
 )
-"""What two cores can do in a sitting, and where `cifar10-second` starts."""
+"""What a few hours of training allow, and where `cifar10-second` starts."""
 
 _CIFAR_SECOND = dataclasses.replace(
     _CIFAR_FIRST,
@@ -298,7 +298,7 @@ _CIFAR_FIFTH = dataclasses.replace(_CIFAR_FOURTH, name="cifar10-fifth", init_fro
 _CIFAR_LOCAL = _with_local_bound(_CIFAR_FOURTH, 50)
 
 _TINY_HALF = dataclasses.replace(_CIFAR_FIRST, name="tiny-imagenet-half", dataset="tiny-imagenet", network="8C2F-half", epochs=9)
-"""What two cores can do in a sitting: 8C2F at half the resolution, certified at the epsilon of the whole image."""
+"""What a few hours of training allow: 8C2F at half the resolution, certified at the epsilon of the whole image."""
 
 # Our own recipe for each row of the paper's table.
 _OURS = [
@@ -423,7 +423,7 @@ _SUMMARIES = {
     "mnist-1.58-first": "what mnist-1.58 and mnist-1.58-vra start from",
     "mnist-1.58-vra": "as mnist-1.58, for verified-robust accuracy alone",
     "cifar10": "our own for CIFAR-10 at 36/255, 6C2F; goes on from cifar10-third",
-    "cifar10-first": "what cifar10-second starts from: what two cores can train in a sitting",
+    "cifar10-first": "what cifar10-second starts from, after a few hours",
     "cifar10-second": "what cifar10-third starts from, by the same loss as cifar10-first",
     "cifar10-third": "what cifar10 starts from, by the loss of mnist-1.58",
     "cifar10-local": "goes on from cifar10 with the local bound of the last layers in its loss",
@@ -431,7 +431,7 @@ _SUMMARIES = {
     "mnist-0.3-local-gce": "goes on from mnist-0.3-local, by the loss of mnist-1.58",
     "cifar10-fifth": "goes on from cifar10 as that did before, and gains nothing more",
     "tiny-imagenet": "our own for Tiny-ImageNet at 36/255, 8C2F",
-    "tiny-imagenet-half": "the same at half the resolution: what two cores can train in a sitting",
+    "tiny-imagenet-half": "the same at half the resolution, for a few hours",
 }
 _SUFFIXES = {
     "-paper": "that row by the official scripts' settings",

@@ -199,7 +199,7 @@ function render({ model, el }) {
       [[hatch.definition, svg("rect", { x: 1, y: 1, width: 24, height: 12, fill: hatch.fill })], "⊥ wins: unproven at ε"],
       [[crossed.definition, svg("rect", { x: 1, y: 1, width: 24, height: 12, fill: crossed.fill })], "within ε of the boundary: attackable"],
       [[svg("path", { d: "M8 2 l10 10 M18 2 l-10 10", stroke: ATTACK, "stroke-width": 2.5 })], "an attack that found another class"],
-      [[svg("circle", { cx: 13, cy: 7, r: 3.5, fill: "none", stroke: ATTACK, "stroke-width": 1.8 })], "an attack in vain"],
+      [[svg("circle", { cx: 13, cy: 7, r: 3.5, fill: "none", stroke: ATTACK, "stroke-width": 1.8 })], "an attack that found no other class"],
     ),
     element(
       "p",

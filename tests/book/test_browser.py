@@ -7,6 +7,7 @@ from conftest import HTML, PAGES, PHONE, ROOT, THEMES, formulas_set, themed
 SCREENSHOTS = ROOT / "screenshots"
 # The theme's own, on every page.
 NOT_OURS = ("Got invalid theme mode",)
+ZOOMED = 320  # what a window of 1280 shows at 400 %
 HEAVIEST = 2_000_000  # bytes that a page and all that it loads may have, before compression
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -106,7 +107,9 @@ def test_a_phone_shows_all_of_a_page(opened):
     for widget in widgets_on(name):
         box = drawn(page, widget).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    for width in (ZOOMED, PHONE):
+        resized(page, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{short(name)}-phone.png", full_page=True)
 

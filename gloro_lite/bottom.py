@@ -6,8 +6,18 @@ l2 Lipschitz constant of y_j - y_i, in logits per unit of input distance.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class MarginConstants(Protocol):
+    """A table of margin constants, or what stands for one where each input of a batch has its own."""
+
+    def __getitem__(self, classes: Tensor, /) -> Tensor:
+        """For the predicted class of each input, (batch,), its constants against every class: (batch, classes)."""
+        ...
 
 
 def margin_constants(rows: Tensor, body: Tensor | float, *, tight: bool = True) -> Tensor:
@@ -41,12 +51,12 @@ def _distances(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows[:, None] - rows, dim=2)
 
 
-def bottom_logit(logits: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:
+def bottom_logit(logits: Tensor, constants: MarginConstants, epsilon: float | Tensor) -> Tensor:
     """The logit of the bottom class: max over i != j of y_i + epsilon K_ij, with j the predicted class (Section 2.2).
 
     Args:
         logits: (batch, classes).
-        constants: (classes, classes), see `margin_constants`.
+        constants: (classes, classes), see `margin_constants`; or a class's row for each input.
         epsilon: l2 radius.
 
     Returns: (batch,). NaN where a logit is NaN.

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_lite.bottom import bottom_logit
+from gloro_lite.bottom import MarginConstants, bottom_logit
 
 
 def by_name(
     name: str,
     logits: Tensor,
     labels: Tensor,
-    constants: Tensor | None,
+    constants: MarginConstants | None,
     epsilon: float | Tensor,
     weight: float = 1.0,
     clean_weight: float = 0.0,
@@ -93,7 +93,7 @@ def trades(outputs: Tensor, labels: Tensor, weight: float, kind: str = "kl") -> 
     return F.cross_entropy(logits, labels) + weight * divergence.mean()
 
 
-def emma(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor) -> Tensor:
+def emma(logits: Tensor, labels: Tensor, constants: MarginConstants, epsilon: float | Tensor) -> Tensor:
     """Efficient margin maximisation [Hu et al. 2023]: cross-entropy after adding epsilon_i K_yi to each wrong logit y_i.
 
     epsilon_i is the radius at which class i overtakes the true class y, clipped into [0.01, 1] epsilon and not differentiated,
@@ -114,7 +114,7 @@ def emma(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Ten
 def _on_outputs(loss: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
     """A loss of logits, labels, constants, epsilon and weight, from one of outputs, labels and weight."""
 
-    def on_logits(logits: Tensor, labels: Tensor, constants: Tensor, epsilon: float | Tensor, weight: float) -> Tensor:
+    def on_logits(logits: Tensor, labels: Tensor, constants: MarginConstants, epsilon: float | Tensor, weight: float) -> Tensor:
         outputs = torch.cat((logits, bottom_logit(logits, constants, epsilon)[:, None]), dim=1)
         return loss(outputs, labels, weight)
 

@@ -7,7 +7,7 @@ too small to gain. So a run that is left the choice takes a moment to time what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ class Arithmetic(NamedTuple):
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[getattr(self, part)]
 
 
-def choose(precision: str, network: nn.Module, images: Tensor, matrices: list[Tensor]) -> Arithmetic:
+def choose(precision: str, network: nn.Module, images: Tensor, matrices: Sequence[Tensor]) -> Arithmetic:
     """The precision that a recipe asks for; where that is "auto", what is measured to be faster here.
 
     Args:
@@ -88,7 +88,8 @@ def _faster(usual: Callable[[], object], reduced: Callable[[], object], device: 
     try:
         for function in (usual, reduced):
             seconds(function)  # the first call warms up
-        began, times = time.perf_counter(), []
+        began = time.perf_counter()
+        times: list[tuple[float, float]] = []
         while len(times) < 3 or (len(times) < 20 and time.perf_counter() - began < _SECONDS):
             times.append((seconds(usual), seconds(reduced)))
     except RuntimeError:  # a device without bfloat16, or without the memory, which training itself will tell

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def start(device: str) -> str:
@@ -77,7 +80,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
         dist.broadcast(tensor.detach(), 0)
 
 
-def broadcast_object(value):
+def broadcast_object(value: T) -> T:
     """The first process's value of a plain object, for all."""
     if not _together():
         return value

@@ -85,7 +85,7 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon moves matrices: view kernels as (out, in k k), not {tuple(matrix.shape)}")
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure: nothing here asks for the loss anew
         """Move each matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:

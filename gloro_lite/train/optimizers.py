@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -33,13 +34,13 @@ class Optimizers:
         for matrix, weight in zip(self.matrices, self._weights, strict=True):
             if matrix.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
                 raise ValueError("a kernel is not in channels_last: its matrix is a copy, and training would not move it")
-        self._all = [(Muon(self.matrices, lr=0.0), recipe.learning_rate)] if self.matrices else []
+        muon = [(Muon(self.matrices, lr=0.0), recipe.learning_rate)] if self.matrices else []
         muon_moves = {id(weight) for weight in self._weights}
         rest = [p for p in net.parameters() if id(p) not in muon_moves]
         rate = recipe.learning_rate if recipe.optimizer == "adam" else recipe.head_learning_rate
-        self._all.append((Adam(rest, lr=0.0, fused=on_gpu), rate))
+        self._all: list[tuple[Muon | Adam, float]] = [*muon, (Adam(rest, lr=0.0, fused=on_gpu), rate)]
 
-    def orthogonalise_in(self, precision) -> None:
+    def orthogonalise_in(self, precision: torch.dtype) -> None:
         """Have Muon compute in this torch.dtype."""
         for optimizer, _ in self._all:
             if isinstance(optimizer, Muon):
@@ -48,6 +49,7 @@ class Optimizers:
     def step(self, scale: float) -> None:
         """Move all weights, at `scale` times the peak rates of the recipe."""
         for matrix, weight in zip(self.matrices, self._weights, strict=True):
+            assert weight.grad is not None
             matrix.grad = as_matrix(weight.grad)
         for optimizer, peak in self._all:
             for group in optimizer.param_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from gloro_lite import losses
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
@@ -31,7 +32,7 @@ CHOICES = {
 _LARGEST = 1e6
 
 
-def _setting(group: str, meaning: str, default=dataclasses.MISSING):
+def _setting(group: str, meaning: str, default: Any = dataclasses.MISSING) -> Any:
     """A field of `Recipe`, with what the command line says of it."""
     return dataclasses.field(default=default, metadata={"group": group, "meaning": meaning})
 
@@ -105,7 +106,7 @@ class Recipe:
         "auto",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}; not {getattr(self, field)!r}")
@@ -377,7 +378,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
     change = dataclasses.replace
     # What the row decides, and nothing that is a choice of ours.
     row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon")}
-    plain = {"constraint": "none", "optimizer": "adam"}
+    plain: dict[str, Any] = {"constraint": "none", "optimizer": "adam"}
     paper = Recipe(**{"name": f"{ours.name}-paper", **row, **plain, "schedule": "exponential", **_PAPER[ours.name]})
     # Its variants, and itself where it is longer, are compared at equal epochs.
     epochs = _epochs(ours)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gloro_lite.net import GloroNet
 
 
-def body_weights(net: GloroNet) -> list[nn.Parameter]:
+def body_weights(net: GloroNet) -> list[Tensor]:
     """The weights of the linear layers before the last, in order: what the sphere holds and Muon moves."""
     return [layer.weight for _, layer in net.body if isinstance(layer, nn.Conv2d | nn.Linear)]
 
@@ -58,4 +58,5 @@ class SpectralSphere:
     def project(self) -> None:
         """Take the radial part out of the gradients."""
         for weight, slope in zip(self.weights, self._slopes, strict=True):
+            assert weight.grad is not None
             weight.grad.sub_(slope * (weight.grad * weight).sum())

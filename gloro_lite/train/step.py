@@ -7,15 +7,15 @@ import logging
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gloro_lite import losses
-from gloro_lite.bottom import margin_constants
+from gloro_lite.bottom import MarginConstants, margin_constants
 from gloro_lite.net import GloroNet
 from gloro_lite.train import distributed
 from gloro_lite.train.arithmetic import Arithmetic
 from gloro_lite.train.average import RunningAverage
-from gloro_lite.train.local import LocalConstants, WithHidden
+from gloro_lite.train.local import WithHidden
 from gloro_lite.train.optimizers import Optimizers
 from gloro_lite.train.recipes import Recipe
 from gloro_lite.train.sphere import SpectralSphere
@@ -42,11 +42,12 @@ class Step:
         self._device = next(net.parameters()).device
         self.compiled = (self._device.type == "cuda" if compiled is None else compiled) and _compiler_works(self._device)
         self._local = WithHidden(net.network) if recipe.bound == "last_layers" else None
-        network = net.network if self._local is None else self._local
+        network: nn.Module = net.network if self._local is None else self._local
         if self.compiled:
             # "reduce-overhead" replays CUDA graphs: at these sizes a GPU's time goes into launches.
             graphs = self._device.type == "cuda" and distributed.world_size() == 1
-            network = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
+            mode = "reduce-overhead" if graphs else None
+            network = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]  # a module, it says a function
         self._forward = distributed.wrap(network)
         self._sphere = SpectralSphere(net) if recipe.constraint == "sphere" else None
         self._optimizers = Optimizers(recipe, net)
@@ -63,7 +64,7 @@ class Step:
         self._optimizers.orthogonalise_in(value.dtype("orthogonalisation"))
 
     @property
-    def matrices(self) -> list[Tensor]:
+    def matrices(self) -> list[nn.Parameter]:
         return self._optimizers.matrices
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float, share: float = 1.0) -> Tensor:
@@ -91,18 +92,18 @@ class Step:
         epsilon, weight = recipe.epsilon_at(progress), recipe.weight_at(progress)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._arithmetic.network == "bfloat16"):
             outputs = self._forward(images)
-        constants = None
+        constants: MarginConstants | None = None
         if recipe.loss != "standard":
-            constants = margin_constants(self._net.head.weight, 1.0) if self._sphere else self._net.estimate()
+            constants = table = margin_constants(self._net.head.weight, 1.0) if self._sphere else self._net.estimate()
         if self._local is None:
             logits = outputs.float()
         else:
             logits, hidden = (part.float() for part in outputs)
-            constants = self._local.constants(logits, hidden, constants, epsilon, [])
+            constants = self._local.constants(logits, hidden, table, epsilon, [])
         return losses.by_name(recipe.loss, logits, labels, constants, epsilon, weight, recipe.clean_weight)
 
     @torch.no_grad()
-    def bounded(self, images: Tensor, table: Tensor) -> tuple[Tensor, Tensor | LocalConstants]:
+    def bounded(self, images: Tensor, table: Tensor) -> tuple[Tensor, MarginConstants]:
         """Logits of images, and the margin constants that the recipe's bound has for them, within its epsilon.
 
         Args:

@@ -106,7 +106,7 @@ class Trainer:
             serialization.load(self.net, weights)
             if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
                 raise ValueError(f"{weights} holds weights that are NaN or infinite: nothing can be learnt from there")
-        self.net.to(self.device, memory_format=torch.channels_last)
+        self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no type for it
         self.step = Step(recipe, self.net, compiled=compiled)
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
@@ -123,7 +123,9 @@ class Trainer:
 
     def _build(self) -> GloroNet:
         """A net as the recipe wants it, untrained, on the CPU."""
-        recipe, shape, classes = self.recipe, tuple(self.train.x.shape[1:]), int(self.train.y.max()) + 1
+        recipe, classes = self.recipe, int(self.train.y.max()) + 1
+        channels, height, width = self.train.x.shape[1:]
+        shape = channels, height, width
         network = networks.build(
             recipe.network, shape, classes, activation=recipe.activation, initialisation=recipe.initialisation, seed=self.seed
         )

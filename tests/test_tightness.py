@@ -118,7 +118,7 @@ def test_stored_figures_hold_and_are_of_today_s_settings():
 def test_the_command_leaves_what_it_has_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
     kept = {"nets": {"mnist-0.3/seed-0": {"search": tightness.dataclasses.asdict(Search())}}}
     monkeypatch.setattr(tightness, "OUTPUT", tmp_path / "tightness.json")
-    tightness.write(kept, tightness.OUTPUT)
+    tightness.write(tightness.OUTPUT, kept)
     assert tightness.main(["mnist-0.3"]) == 0
     assert "already" in capsys.readouterr().out and json.loads(tightness.OUTPUT.read_text()) == kept
     assert tightness.main(["no-such-net"]) == 1
@@ -146,7 +146,7 @@ def test_stored_runs_are_of_today_s_settings(tmp_path):
     assert sorted(rows) == sorted((name, seed) for name in activations.KINDS for seed in activations.SEEDS)
     assert report["step"]["settings"] == activations.STEP and set(report["step"]["seconds"]) == set(networks.ACTIVATIONS)
     other = tmp_path / "activations.json"
-    tightness.write({"settings": {**activations.SETTINGS, "epochs": 1}, "runs": report["runs"]}, other)
+    tightness.write(other, {"settings": {**activations.SETTINGS, "epochs": 1}, "runs": report["runs"]})
     assert activations.read(other)["runs"] == []
 
 

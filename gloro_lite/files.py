@@ -122,14 +122,21 @@ def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
 
 @contextlib.contextmanager
 def only_one(folder: Path, purpose: str) -> Iterator[None]:
-    """Keep other processes, and other threads, from entering such a block for the same folder; made if it is not there.
+    """Keep other processes, and other threads, from entering such a block for the same folder, which is made if it is
+    not there, and taken away again where nothing was put into it.
 
     The lock is the system's: it goes with the process, however that ends. Raises BlockingIOError, which names the folder, where
     another is in it, and OSError where the folder cannot be written.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock", f"another process is {purpose} in {folder}: wait for it, or stop it"):
-        yield
+    try:
+        with _locked(folder / ".lock", f"another process is {purpose} in {folder}: wait for it, or stop it"):
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -54,9 +54,10 @@ def test_one_at_a_time_in_a_folder(tmp_path):
             pass
         with only_one(tmp_path / "other", "training"):
             pass
+    assert os.listdir(tmp_path) == [], "nothing was put into them"
     with only_one(folder, "training"):
-        pass
-    assert os.listdir(folder) == []
+        (folder / "result").touch()
+    assert os.listdir(folder) == ["result"]
 
 
 HOLD = """

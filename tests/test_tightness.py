@@ -150,6 +150,20 @@ def test_stored_runs_are_of_today_s_settings(tmp_path):
     assert activations.read(other)["runs"] == []
 
 
+def test_a_row_that_is_kept_keeps_its_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "OUTPUT", tmp_path / "activations.json")
+    monkeypatch.setattr(activations, "SEEDS", (0,))
+    monkeypatch.setattr(activations, "run", lambda activation, seed: {"activation": activation, "seed": seed, "vra": 0.5})
+    monkeypatch.setattr(activations, "step_times", dict)
+    for kinds, name in ((("relu",), "old"), (("relu", "none"), "new")):
+        monkeypatch.setattr(activations, "KINDS", kinds)
+        monkeypatch.setattr(activations, "machine", lambda device, name=name: {"device": name})
+        assert activations.main([]) == 0
+    report = activations.read(activations.OUTPUT)
+    assert [row["machine"]["device"] for row in report["runs"]] == ["old", "new"]
+    assert report["step"]["machine"]["device"] == "old"
+
+
 def test_gradients_of_a_linear_classifier_are_aligned():
     x = torch.rand(30, 1, 8, 8, dtype=torch.float64)
     linear, other = (networks.build(notation, (1, 8, 8), 4).double() for notation in ("|", "| 32"))

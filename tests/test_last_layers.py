@@ -12,8 +12,9 @@ from gloro_lite import GloroNet, MinMax, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments import last_layers, recertify
+from gloro_lite.experiments import guarantees, last_layers, recertify
 from gloro_lite.methods import last_layers as method
+from gloro_lite.provenance import weights_digest
 from gloro_lite.train import results
 
 
@@ -86,6 +87,15 @@ def test_certified_anew_a_run_has_the_local_bound_s_table_anew_if_it_had_one(tmp
         assert row["vra"] == result["test_vra"] and certified not in named(folder) != {}
         results.recertify(folder, net, images)  # by whom nothing else is made
         assert not (folder / "local_certificates.csv").exists()
+
+
+@pytest.mark.parametrize("module", [last_layers, guarantees], ids=["last_layers", "guarantees"])
+def test_stored_rows_are_of_the_stored_weights(module):
+    rows = json.loads(module.OUTPUT.read_text())["runs"]
+    assert {run: row["weights_sha256"] for run, row in rows.items()} == {
+        run: weights_digest(stored.CHECKOUT / run) for run in rows
+    }
+    assert all(row["machine"]["device"] for row in rows.values())
 
 
 @pytest.mark.parametrize("run", [run for run in stored.runs() if (stored.CHECKOUT / run / "local_certificates.csv").is_file()])

@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,9 +54,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def parts(path: Path) -> list[Path]:
+    """What writers of `path` that were killed have left beside it, see `replacing`."""
+    return sorted(path.parent.glob(f"{path.name}.{8 * '[0-9a-f]'}.part"))
+
+
 def write_json(path: Path, record: object) -> None:
-    """Write a record as indented JSON, as `write_atomically` does."""
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    """Write a record as indented JSON in UTF-8, as `write_atomically` does."""
+    write_atomically(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -64,6 +70,45 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or delete it and make it anew") from error
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The record in a JSON file, empty where there is none yet. Raises as `read_json` does."""
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def update_json(
+    path: Path,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    read: Callable[[Path], dict[str, Any]] = recorded,
+    write: Callable[[Path, dict[str, Any]], None] = write_json,
+) -> dict[str, Any]:
+    """Put what `change` makes of a file's record in its place, and return that. Of processes that do so at once, each reads what
+    the one before has written.
+    """
+    with _locked(path.with_name(f".{path.name}.lock")):
+        record = change(read(path))
+        write(path, record)
+    return record
+
+
+def add_row(
+    path: Path,
+    row: dict[str, Any],
+    keys: Iterable[str],
+    *,
+    read: Callable[[Path], dict[str, Any]],
+    write: Callable[[Path, dict[str, Any]], None] = write_json,
+) -> dict[str, Any]:
+    """Add a row to the list `runs` of a file's record, as `update_json` does; it replaces one that is alike in all `keys`."""
+    same = {key: row[key] for key in keys}
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        others = [known for known in record["runs"] if any(known[key] != value for key, value in same.items())]
+        return {**record, "runs": [*others, row]}
+
+    return update_json(path, change, read=read, write=write)
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
@@ -77,20 +122,37 @@ def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
 
 @contextlib.contextmanager
 def only_one(folder: Path, purpose: str) -> Iterator[None]:
-    """Keep other processes, and other threads, from entering such a block for the same folder; made if it is not there.
+    """Keep other processes, and other threads, from entering such a block for the same folder, which is made if it is
+    not there, and taken away again where nothing was put into it.
 
     The lock is the system's: it goes with the process, however that ends. Raises BlockingIOError, which names the folder, where
     another is in it, and OSError where the folder cannot be written.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    try:
+        with _locked(folder / ".lock", f"another process is {purpose} in {folder}: wait for it, or stop it"):
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock by the name of a file, which is there meanwhile. Where another has it: wait, or raise BlockingIOError if there
+    is something to say, `busy`."""
     while True:
         file = path.open("ab")
         try:
             _lock(file.fileno())
         except (BlockingIOError, PermissionError) as error:
             file.close()
-            raise BlockingIOError(error.errno, f"another process is {purpose} in {folder}: wait for it, or stop it") from None
+            if busy:
+                raise BlockingIOError(error.errno, busy) from None
+            time.sleep(0.01)
+            continue
         except OSError:
             pass  # a file system without locks, as some networks have
         # Whoever had it may have removed the file after it was opened here.

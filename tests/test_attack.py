@@ -112,3 +112,21 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     assert attack.main([]) == 0 and "no run is due" in capsys.readouterr().out
     monkeypatch.setattr(attack, "attack_run", lambda *_: (_ for _ in ()).throw(ImportError("pip install x")))
     assert attack.main(["one"]) == 1 and capsys.readouterr().err == "error: pip install x\n"
+
+
+def test_what_others_find_meanwhile_is_kept_and_a_folder_of_ones_own_is_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attack, "OUTPUT", tmp_path / "attacks.json")
+
+    def attacked(run, settings, root):
+        if run == "mnist-0.3/seed-0":  # which takes hours
+            assert attack.main(["mnist-1.58"]) == 0
+        return {"false": 0, "of": run}
+
+    monkeypatch.setattr(attack, "attack_run", attacked)
+    assert attack.main(["mnist-0.3"]) == 0
+    rows = {run: {"false": 0, "of": run} for run in ("mnist-0.3/seed-0", "mnist-1.58/seed-0")}
+    assert json.loads(attack.OUTPUT.read_text()) == rows
+    own = tmp_path / "own"
+    shutil.copytree(attack.stored.folder("mnist-0.3"), own)
+    assert attack.main([str(own)]) == 0 and "not kept in" in capsys.readouterr().out
+    assert json.loads(attack.OUTPUT.read_text()) == rows

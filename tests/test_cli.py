@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gloro_lite
-from gloro_lite import GloroNet, networks, serialization, stored
+from gloro_lite import GloroNet, networks, provenance, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
 from gloro_lite.train import recipes
@@ -99,6 +99,13 @@ def test_certify_a_folder(tmp_path, capsys, run, net, digits):
     assert [row["file"] for row in table] == ["0.png", "1.png", "2.png", "3.png"]
     assert [float(row["radius"]) for row in table] == net.certify(digits[:4, None].float() / 255).radius.tolist()
     assert capsys.readouterr().out == ""
+
+
+def test_certify_does_not_write_over_the_images(tmp_path, capsys, run, digits):
+    file = save(tmp_path / "own.npz", x=digits)
+    before = Path(file).read_bytes()
+    assert main(["certify", run, "--images", file, "--output", file]) == 1
+    assert "must end in .csv, not in .npz" in capsys.readouterr().err and Path(file).read_bytes() == before
 
 
 @pytest.mark.parametrize("form", ["bytes", "channels first", "channels last", "float32", "float64", "only array", "npy"])
@@ -208,6 +215,7 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
         (["compare", "mnist-0.3", "--plot", "no/such/plot.png"], "does not exist: make it first"),
         (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
         (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
+        (["certify", "mnist-0.3", "--images", ".", "--output", "certificates"], "must end in .csv, not in nothing"),
         (["compare", "mnist-0.3", "mnist-1.58"], "different epsilons (mnist-0.3: 0.3, mnist-1.58: 1.58)"),
         (["compare", "mnist-0.3", "--plot", "x.txt"], "--plot writes a .png"),
         (["export", "mnist-0.3", "--output", "net.bin"], "must end in .pt2 or .onnx, not in .bin"),
@@ -379,11 +387,20 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
     local.mkdir(parents=True)
     (local / "result.json").write_text(json.dumps(record | {"settings": record["settings"] | {"bound": "last_layers"}}))
     (local / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
-    (tmp_path / "data" / "last_layers.json").write_text(json.dumps({"runs": {"mnist-0.3-local/seed-0": {"local": 0.9875}}}))
+    table = tmp_path / "data" / "last_layers.json"
+    for made_of in ({}, {"weights_sha256": "0" * 64}):  # by whom nobody knows, or of a net that was there before
+        table.write_text(json.dumps({"runs": {"mnist-0.3-local/seed-0": {"local": 0.9875, **made_of}}}))
+        assert main(["cards"]) == 0
+        assert "98.75" not in (tmp_path / "README.md").read_text() + (local.parent / "README.md").read_text()
+    assert "local_certificates.csv" not in (local.parent / "README.md").read_text()
+    made_of = {"weights_sha256": provenance.weights_digest(local)}
+    table.write_text(json.dumps({"runs": {"mnist-0.3-local/seed-0": {"local": 0.9875, **made_of}}}))
     assert main(["cards"]) == 0
     row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if "with a local bound" in line)
     assert "| 98.75 | [1](data/results/mnist-0.3-local/README.md) |" in row and "MNIST | 2C2F, " in row
-    assert "| 98.75 |" in (local.parent / "README.md").read_text() and "98.75" not in (run.parent / "README.md").read_text()
+    text = (local.parent / "README.md").read_text()
+    assert "| 98.75 |" in text and "in `local_certificates.csv`, its figures in `data/last_layers.json`" in text
+    assert "98.75" not in (run.parent / "README.md").read_text()
     (tmp_path / "README.md").unlink()
     assert main(["cards"]) == 1
     assert "in a checkout of the project" in capsys.readouterr().err

@@ -135,3 +135,25 @@ def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_
     assert falsify.main(["other"]) == 1 and "there is no stored model 'other'" in capsys.readouterr().err
     monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": optimistic(target())}, 3 * torch.randn(60, 4)))
     assert falsify.main(["tiny", "--searches", "within"]) == 1 and "false certificates" in capsys.readouterr().out
+
+
+def test_what_others_find_meanwhile_is_kept(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        folder = tmp_path / "results" / name / "seed-0"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(name.encode())
+    monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
+    monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
+    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": target()}, torch.zeros(2, 4)))
+
+    def search(model, kind, x):
+        if kind == "within":  # which takes hours
+            assert falsify.main(["two", "--searches", "pairs"]) == falsify.main(["one", "--searches", "pairs"]) == 0
+        return {"broken": 0}
+
+    monkeypatch.setattr(falsify, "search", search)
+    assert falsify.main(["one", "--searches", "within", "rounding"]) == 0
+    attacked = json.loads(falsify.OUTPUT.read_text())["attacked"]
+    found = {name: set(entry["searches"]) for name, entry in attacked.items()}
+    assert found == {"one/seed-0": {"within", "rounding", "pairs"}, "two/seed-0": {"pairs"}}

@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,9 +54,10 @@ def test_one_at_a_time_in_a_folder(tmp_path):
             pass
         with only_one(tmp_path / "other", "training"):
             pass
+    assert os.listdir(tmp_path) == [], "nothing was put into them"
     with only_one(folder, "training"):
-        pass
-    assert os.listdir(folder) == []
+        (folder / "result").touch()
+    assert os.listdir(folder) == ["result"]
 
 
 HOLD = """
@@ -75,6 +78,51 @@ def test_damaged_json_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"record\.json is damaged .*: restore it, or delete it and make it anew"):
             files.read_json(path)
+
+
+def test_of_writers_at_once_none_loses_what_another_has_written(tmp_path):
+    path = tmp_path / "record.json"
+
+    def count(name):
+        def change(record):
+            found = record.get(name, 0)
+            time.sleep(0.002)  # so that others come between
+            return {**record, name: found + 1}
+
+        for _ in range(10):
+            files.update_json(path, change)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, "abab"))
+    assert files.read_json(path) == {"a": 20, "b": 20} and os.listdir(tmp_path) == ["record.json"]
+    with pytest.raises(KeyError):
+        files.update_json(path, lambda record: record["c"])
+    assert files.read_json(path) == {"a": 20, "b": 20} and os.listdir(tmp_path) == ["record.json"]
+
+
+def test_a_row_takes_the_place_of_its_like(tmp_path):
+    path = tmp_path / "record.json"
+    files.write_json(path, {"about": "x", "runs": [{"kind": "a", "seed": 0, "vra": 1}, {"kind": "a", "seed": 1, "vra": 2}]})
+    for row in ({"kind": "a", "seed": 0, "vra": 3}, {"kind": "b", "seed": 0, "vra": 4}):
+        record = files.add_row(path, row, ("kind", "seed"), read=files.read_json)
+    rows = [("a", 1, 2), ("a", 0, 3), ("b", 0, 4)]
+    assert record == files.read_json(path) and record["about"] == "x"
+    assert [tuple(row.values()) for row in record["runs"]] == rows
+
+
+def test_what_killed_writers_left_is_known_by_its_name(tmp_path):
+    path = tmp_path / "weights"
+    with replacing(path) as file:
+        assert files.parts(path) == [Path(file.name)]
+    for name in (
+        "weights.part",
+        "weights.0123456.part",
+        "weights.01234567.part.gz",
+        "other.01234567.part",
+        "weights.0123456x.part",
+    ):
+        (tmp_path / name).touch()
+    assert files.parts(path) == []
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):

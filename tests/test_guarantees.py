@@ -1,6 +1,7 @@
 """What rounding costs stored nets."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from gloro_lite import GloroNet, MinMax, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments import guarantees
+from gloro_lite.experiments import each_run, guarantees
+from gloro_lite.provenance import machine, weights_digest
 
 
 def case():
@@ -45,6 +47,34 @@ def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
         assert guarantees.main([run]) == 0
     written = json.loads((tmp_path / "guarantees.json").read_text())
     assert list(written["runs"]) == ["mnist-0.3/seed-0", "mnist-1.58/seed-0"]
-    assert written["runs"]["mnist-0.3/seed-0"] == pytest.approx(guarantees.losses(net, images))
+    row = written["runs"]["mnist-0.3/seed-0"]
+    made = {"weights_sha256": weights_digest(stored.folder("mnist-0.3")), "machine": machine(torch.device("cpu"))}
+    assert {name: row.pop(name) for name in made} == made and row == pytest.approx(guarantees.losses(net, images))
     assert guarantees.main(["no-such-run"]) == 1
     assert "no-such-run" in capsys.readouterr().err
+
+
+def test_a_row_is_of_the_machine_that_measured_it(tmp_path, monkeypatch):
+    net, images = case()
+    monkeypatch.setattr(guarantees, "OUTPUT", tmp_path / "guarantees.json")
+    monkeypatch.setattr(stored, "load", lambda run: net)
+    monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    runs = ["mnist-0.3/seed-0", "mnist-0.3/seed-1"]
+    for run in runs:
+        monkeypatch.setattr(each_run, "machine", lambda device, run=run: {"device": f"of {run}"})
+        assert guarantees.main([run]) == 0
+    written = json.loads(guarantees.OUTPUT.read_text())["runs"]
+    assert [written[run]["machine"]["device"] for run in runs] == [f"of {run}" for run in runs]
+
+
+def test_a_folder_that_is_not_among_the_stored_runs_is_not_kept(tmp_path, monkeypatch, capsys):
+    """Its name would be a path of one machine."""
+    net, images = case()
+    monkeypatch.setattr(guarantees, "OUTPUT", tmp_path / "guarantees.json")
+    monkeypatch.setattr(stored, "load", lambda run: net)
+    monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    own = tmp_path / "own"
+    shutil.copytree(stored.folder("mnist-0.3"), own)
+    assert guarantees.main([str(own)]) == 0
+    out = capsys.readouterr().out
+    assert "'radius_lost'" in out and "not kept in" in out and not guarantees.OUTPUT.exists()

@@ -12,8 +12,10 @@ from gloro_lite import GloroNet, MinMax, stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.evaluate import certify
-from gloro_lite.experiments import last_layers
+from gloro_lite.experiments import guarantees, last_layers, recertify
 from gloro_lite.methods import last_layers as method
+from gloro_lite.provenance import weights_digest
+from gloro_lite.train import results
 
 
 def case():
@@ -59,6 +61,41 @@ def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     assert named(tmp_path / "mnist-0.3" / "seed-0") == named(tmp_path / "mnist-1.58" / "seed-0") != {}
     assert last_layers.main(["no-such-run"]) == 1
     assert "no-such-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_certified_anew_a_run_has_the_local_bound_s_table_anew_if_it_had_one(tmp_path, monkeypatch, local):
+    net, images = case()
+    run = "mnist-0.3/seed-0"
+    folder = tmp_path / run
+    shutil.copytree(stored.CHECKOUT / run, folder)
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(record | {"epsilon": net.epsilon}))
+    monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
+    monkeypatch.setattr(stored, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stored, "load", lambda run: net)
+    monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
+    certified = (certify(net, images.x.float() / 255).label == images.y).nonzero()[0].item()
+    (folder / "local_certificates.csv").write_text(f"index,label\n{certified},{images.y[certified]}\n")
+    if not local:
+        (folder / "local_certificates.csv").unlink()
+    assert recertify.main([run]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert (folder / "local_certificates.csv").is_file() == last_layers.OUTPUT.is_file() == local
+    if local:
+        row = json.loads(last_layers.OUTPUT.read_text())["runs"][run]
+        assert row["vra"] == result["test_vra"] and certified not in named(folder) != {}
+        results.recertify(folder, net, images)  # by whom nothing else is made
+        assert not (folder / "local_certificates.csv").exists()
+
+
+@pytest.mark.parametrize("module", [last_layers, guarantees], ids=["last_layers", "guarantees"])
+def test_stored_rows_are_of_the_stored_weights(module):
+    rows = json.loads(module.OUTPUT.read_text())["runs"]
+    assert {run: row["weights_sha256"] for run, row in rows.items()} == {
+        run: weights_digest(stored.CHECKOUT / run) for run in rows
+    }
+    assert all(row["machine"]["device"] for row in rows.values())
 
 
 @pytest.mark.parametrize("run", [run for run in stored.runs() if (stored.CHECKOUT / run / "local_certificates.csv").is_file()])

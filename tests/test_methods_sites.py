@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from gloro_lite.datasets import points
 from gloro_lite.datasets.benchmarks import DataError
+from gloro_lite.files import only_one
 from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_data, load_sites, smooth, train_sites, warp
 from gloro_lite.methods.sites.__main__ import main
 from gloro_lite.train import results
@@ -182,6 +183,12 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     capsys.readouterr()
     assert main([*flags, str(folder)]) == 1
     assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
+    with only_one(tmp_path, "training"):
+        assert main(["--data=digits", "--output", str(tmp_path)]) == 1
+    assert "another process is training in" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", sorted(results.STORED.glob("sites/*/seed-*/result.json")), ids=lambda path: path.parts[-3])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from gloro_lite import networks
 from gloro_lite.datasets.benchmarks import Benchmark, Images
 from gloro_lite.experiments import rivals
+from gloro_lite.files import only_one
 from gloro_lite.methods import lmt
 from gloro_lite.train.recipes import find
 
@@ -65,3 +66,10 @@ def test_no_method_trains_what_it_cannot_certify(tmp_path, capsys, monkeypatch):
     (tmp_path / "result.json").write_text("{}")
     assert rivals.main(["lmt", "mnist-0.3", "--output", str(tmp_path)]) == 1
     assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rivals.benchmarks, "load", lambda *_: pytest.fail("it went on"))
+    with only_one(tmp_path, "training"):
+        assert rivals.main(["lmt", "mnist-0.3", "--output", str(tmp_path)]) == 1
+    assert "another process is training in" in capsys.readouterr().err and list(tmp_path.iterdir()) == []

@@ -118,7 +118,7 @@ def test_stored_figures_hold_and_are_of_today_s_settings():
 def test_the_command_leaves_what_it_has_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
     kept = {"nets": {"mnist-0.3/seed-0": {"search": tightness.dataclasses.asdict(Search())}}}
     monkeypatch.setattr(tightness, "OUTPUT", tmp_path / "tightness.json")
-    tightness.write(kept, tightness.OUTPUT)
+    tightness.write(tightness.OUTPUT, kept)
     assert tightness.main(["mnist-0.3"]) == 0
     assert "already" in capsys.readouterr().out and json.loads(tightness.OUTPUT.read_text()) == kept
     assert tightness.main(["no-such-net"]) == 1
@@ -146,8 +146,22 @@ def test_stored_runs_are_of_today_s_settings(tmp_path):
     assert sorted(rows) == sorted((name, seed) for name in activations.KINDS for seed in activations.SEEDS)
     assert report["step"]["settings"] == activations.STEP and set(report["step"]["seconds"]) == set(networks.ACTIVATIONS)
     other = tmp_path / "activations.json"
-    tightness.write({"settings": {**activations.SETTINGS, "epochs": 1}, "runs": report["runs"]}, other)
+    tightness.write(other, {"settings": {**activations.SETTINGS, "epochs": 1}, "runs": report["runs"]})
     assert activations.read(other)["runs"] == []
+
+
+def test_a_row_that_is_kept_keeps_its_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "OUTPUT", tmp_path / "activations.json")
+    monkeypatch.setattr(activations, "SEEDS", (0,))
+    monkeypatch.setattr(activations, "run", lambda activation, seed: {"activation": activation, "seed": seed, "vra": 0.5})
+    monkeypatch.setattr(activations, "step_times", dict)
+    for kinds, name in ((("relu",), "old"), (("relu", "none"), "new")):
+        monkeypatch.setattr(activations, "KINDS", kinds)
+        monkeypatch.setattr(activations, "machine", lambda device, name=name: {"device": name})
+        assert activations.main([]) == 0
+    report = activations.read(activations.OUTPUT)
+    assert [row["machine"]["device"] for row in report["runs"]] == ["old", "new"]
+    assert report["step"]["machine"]["device"] == "old"
 
 
 def test_gradients_of_a_linear_classifier_are_aligned():

@@ -468,6 +468,29 @@ def test_progress_is_a_line_an_epoch_where_nobody_watches(monkeypatch, caplog):
     assert [progress._duration(seconds) for seconds in (3, 120, 7200)] == ["3 s", "2 min", "2.0 h"]
 
 
+def test_what_is_not_of_the_run_stays_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    short = dataclasses.replace(RECIPE, network="c2k4s4 | 8", epochs=1)
+    foreign = [tmp_path / name for name in ("ubuntu.iso.part", "other.pt.01234567.part", "result.json.part")]
+    left = [tmp_path / f"{name}.0123abcd.part" for name in ("checkpoint.pt", "model.safetensors", "result.json")]
+    for path in (*foreign, *left):
+        path.write_bytes(b"half")
+    train(short, tmp_path, device="cpu")
+    assert [path.exists() for path in (*foreign, *left)] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "history.csv", "certificates.csv"])
+def test_files_of_an_unknown_run_are_not_written_over(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(benchmarks, "load", lambda *_: pytest.fail("it went on"))
+    (tmp_path / name).write_text("of somebody")
+    with pytest.raises(OtherRun, match=f"holds {name} without a result.json: give another folder"):
+        train(RECIPE, tmp_path, device="cpu")
+    (tmp_path / "checkpoint.pt").write_text("a run that was killed while it wrote its results goes on")
+    with pytest.raises(pytest.fail.Exception, match="it went on"):
+        train(RECIPE, tmp_path, device="cpu")
+    assert (tmp_path / name).read_text() == "of somebody"
+
+
 # --- checkpoints
 
 

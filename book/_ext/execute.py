@@ -25,8 +25,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from gloro_lite.datasets.benchmarks import data_root
+from gloro_lite.files import write_atomically
+
 ROOT = Path(__file__).resolve().parents[2]
-BOOK = ROOT / "book"
 TWINS = ROOT / "_build" / "notebooks"
 CELL_SECONDS = 900
 
@@ -58,11 +60,6 @@ def is_current(notebook: Path) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # no twin, half of one, or one of an older runner
-
-
-def images_root() -> Path:
-    """Where the package looks for benchmark images."""
-    return Path(os.environ.get("GLORO_DATA") or ROOT / "data" / "root")
 
 
 _READ = ("gloro_lite", "data", "book")
@@ -131,7 +128,7 @@ def _state(name: str, notebook: Path, files: Files) -> str:
     """
     if name == "notebook":
         return _digest(notebook.read_bytes())
-    for kind, root in (("there: ", ROOT), ("images: ", images_root())):
+    for kind, root in (("there: ", ROOT), ("images: ", data_root())):
         if name.startswith(kind):
             there = (root / name.removeprefix(kind)).exists()
             return "there" if there else "missing"
@@ -141,7 +138,7 @@ def _state(name: str, notebook: Path, files: Files) -> str:
 def _names(seen: list[tuple[str, str]]) -> list[str]:
     """The inputs that a kernel has reported, by their names."""
     names = {"notebook": None, "requirements.lock": None}
-    images = images_root().absolute()
+    images = data_root().absolute()
     for kind, path in ((kind, Path(path)) for kind, path in seen):
         if path.is_relative_to(images):
             names[f"images: {path.relative_to(images).as_posix()}"] = None
@@ -234,13 +231,12 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             f"{notebook.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_suffix(".part.ipynb")
     files, source = Files.all(), notebook.read_bytes()
     began, start = datetime.now(UTC), time.perf_counter()
     try:
-        papermill.execute_notebook(
+        nb = papermill.execute_notebook(
             _recorded(nbformat.reads(source.decode(), 4)),
-            str(part),
+            None,
             parameters=parameters,
             cwd=str(ROOT),
             kernel_name="python3",
@@ -248,7 +244,6 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             # A chapter that is given parameters may have been asked to train for hours.
             execution_timeout=None if parameters else CELL_SECONDS,
         )
-        nb = nbformat.read(part, 4)
         _check_finished(nb, notebook)
         report = json.loads(nb.cells.pop().outputs[0].text)
         nb.cells.pop(0)
@@ -271,14 +266,11 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
                 "versions": report["versions"],
             }
             nb.metadata["gloro"] = {"inputs": states, "run": run}
-        nbformat.write(nb, part)
-        os.replace(part, output)
+        write_atomically(output, (nbformat.writes(nb) + "\n").encode())
     except NotebookError:
         raise
     except Exception as error:
         raise NotebookError(f"{notebook.name}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _recorded(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -290,7 +282,7 @@ def _():
     spec = importlib.util.spec_from_file_location("gloro_recording", {str(recording)!r})
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.start({str(ROOT)!r}, {str(images_root())!r})
+    module.start({str(ROOT)!r}, {str(data_root())!r})
 _()
 del _"""
     after = 'print(__import__("sys").modules["gloro_recording"].report())'
@@ -360,8 +352,6 @@ def run_all(due: list[Path], jobs: int) -> int:
         list(pool.map(run, due))
     except KeyboardInterrupt:
         print("interrupted; what has run is kept", file=sys.stderr, flush=True)
-        for path in due:
-            twin(path).with_suffix(".part.ipynb").unlink(missing_ok=True)
         # Not after the chapters that still run: their kernels end when this process has.
         os._exit(130)
     if failures:

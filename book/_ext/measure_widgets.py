@@ -6,7 +6,6 @@ with the processor slowed to a quarter, and how long its first drawing and its r
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from browser import SETTLE, WIDGETS, drawn, launched, page_of, selector, served
 
+from gloro_lite.files import write_json
 from gloro_lite.provenance import device_name
 
 TARGET = Path(__file__).resolve().parents[2] / "data" / "widgets.json"
@@ -95,7 +95,7 @@ def main() -> None:
         "device": device_name(torch.device("cpu")),
         "load_average": round(load, 1),
     }
-    TARGET.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(TARGET, result)
     print(TARGET.read_text(encoding="utf-8"))
 
 

@@ -101,18 +101,18 @@ def provide(target: Path, package: Package, copy: Callable[[Path, Path], None]) 
     """Put what is needed of a package into a folder, if it is not there. Returns whether it is there then."""
     if target.is_dir():
         return True
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            unpacked = fetch(package, Path(folder))
-            part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            copy(unpacked, part)
+        # Beside it, under a name that Sphinx passes over: what is left of a build that was killed is in no book.
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as folder:
+            part = Path(folder) / target.name
+            part.mkdir()
+            copy(fetch(package, Path(folder)), part)
             part.replace(target)
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("%s cannot be had from npm: %s", package.name, error)
-        return False
-    return True
+        if not target.is_dir():  # from another build meanwhile
+            logger.info("%s cannot be had from npm: %s", package.name, error)
+    return target.is_dir()
 
 
 def axe() -> Path | None:

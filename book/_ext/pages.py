@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import nbformat
 import yaml
 from docutils import nodes
-from execute import ROOT, twin
+from execute import ROOT, TWINS, twin
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -123,8 +123,8 @@ def offered(body: str) -> str:
 def _pdf_is_current() -> bool:
     if not PDF.is_file():
         return False
-    results = twin(ROOT / "any.ipynb").parent.glob("*.ipynb")
-    return all(PDF.stat().st_mtime >= path.stat().st_mtime for path in results)
+    written = PDF.stat().st_mtime
+    return all(written >= path.stat().st_mtime for path in TWINS.glob("*.ipynb"))
 
 
 def with_pdf_link(app: Sphinx, env, added, changed, removed) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from browser import launched
 
+from gloro_lite.files import write_atomically
+
 BUILD = Path(__file__).resolve().parents[2] / "_build"
 PAGES = BUILD / "singlehtml"
 TARGET = BUILD / "pdf" / "gloro-lite.pdf"
@@ -73,9 +75,7 @@ def main() -> None:
             page.evaluate("document.fonts.ready.then(() => true)")
             page.add_style_tag(content=STYLE)
             page.emulate_media(media="print", color_scheme="light")
-            part = TARGET.with_suffix(".part")
-            page.pdf(
-                path=part,
+            book = page.pdf(
                 format="A4",
                 scale=SCALE,
                 margin={
@@ -91,7 +91,7 @@ def main() -> None:
                 header_template="<span></span>",
                 footer_template=FOOT,
             )
-            part.replace(TARGET)
+            write_atomically(TARGET, book)
     finally:
         still.unlink(missing_ok=True)
     print(TARGET)

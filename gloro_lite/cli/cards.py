@@ -9,7 +9,8 @@ from typing import Any
 
 from gloro_lite import stored
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import read_json, write_atomically
+from gloro_lite.files import read_json, recorded, write_atomically
+from gloro_lite.provenance import weights_digest
 
 DATA_SETS = {
     "mnist": (
@@ -88,13 +89,14 @@ def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
 def stored_runs(results: Path) -> dict[str, list[Record]]:
     """What each stored run's result.json says, by recipe and in the order of the seeds.
 
-    `test_vra_local` is added where `data/last_layers.json` has the run: VRA with the local bound of the last layers.
+    `test_vra_local` is added where `data/last_layers.json` has the run, of these weights: VRA with the local bound of the last
+    layers.
     """
-    table = results.parent / "last_layers.json"
-    local = read_json(table)["runs"] if table.is_file() else {}
+    local = recorded(results.parent / "last_layers.json").get("runs", {})
     runs: dict[str, list[Record]] = {}
     for run in stored.runs(results):
-        more = {"test_vra_local": local[run]["local"]} if run in local else {}
+        row = local.get(run, {})
+        more = {"test_vra_local": row["local"]} if row.get("weights_sha256") == weights_digest(results / run) else {}
         runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run) | more)
     return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
 
@@ -170,6 +172,11 @@ def card(recipe: str, records: list[Record]) -> str:
         ]
         rows.append("| " + " | ".join(cells) + " |")
     bound = "global" if settings["bound"] == "global" else "local"
+    also = (
+        "\nThe images that the local bound adds are in `local_certificates.csv`, its figures in `data/last_layers.json`."
+        if any("test_vra_local" in record for record in records)
+        else ""
+    )
     validated = f"Validation VRA is by the {bound} bound."
     return f"""\
 # Model card: {recipe}
@@ -203,7 +210,7 @@ Certified accuracy at other radii, by the same certificates:
 {_radii(records)}
 
 Each seed's folder holds the weights (`model.safetensors`, which runs no code when it is read), a certificate for each test
-image (`certificates.csv`), the training history (`history.csv`) and everything above (`result.json`).
+image (`certificates.csv`), the training history (`history.csv`) and the figures above (`result.json`).{also}
 
 ## Training
 

@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
     output = None if options.output is None else Path(options.output).expanduser()
     if output is not None:
+        if output.suffix.lower() != ".csv":  # the images, say, which would be replaced
+            raise ValueError(f"--output must end in .csv, not in {output.suffix or 'nothing'}: {output}")
         check_folder_of(output)
     net = stored.load(options.net)
     epsilon = net.epsilon if options.epsilon is None else options.epsilon

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import home, read_json, write_atomically
+from gloro_lite.files import add_row, home, recorded, update_json
 from gloro_lite.losses import by_name
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
@@ -152,8 +151,11 @@ FORMAT = 3
 
 
 def read(path: Path) -> dict:
-    """What `main` has written, as it would write it today; rows whose variant has been changed since are left out."""
-    report = read_json(path)
+    """What `main` has written, as it would write it today; rows whose variant has been changed since are left out.
+
+    Raises ValueError where it is of another base.
+    """
+    report = recorded(path) or {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
     if report.get("format", 1) == 1:
         # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
         for row in report["runs"]:
@@ -165,6 +167,8 @@ def read(path: Path) -> dict:
     for row in report["runs"]:
         row["changes"] = renamed(row["changes"])
     report["runs"] = [row for row in report["runs"] if VARIANTS.get(row["variant"]) == row["changes"]]
+    if report["base"] != dataclasses.asdict(BASE):
+        raise ValueError(f"{path} is of another base: delete it to measure all variants anew")
     return report
 
 
@@ -176,29 +180,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = p.parse_args(arguments)
     exact_float32()
     data = benchmarks.load(BASE.dataset, options.data)
-    report = read(OUTPUT) if OUTPUT.exists() else {"format": FORMAT, "base": dataclasses.asdict(BASE), "runs": []}
-    if report["base"] != dataclasses.asdict(BASE):
-        raise ValueError(f"{OUTPUT} is of another base: delete it to measure all variants anew")
+    report = read(OUTPUT)
     here = machine(torch.device("cpu"))
-    done = {(row["variant"], row["seed"]) for row in report["runs"]}
     for seed in SEEDS:
         for variant, changes in VARIANTS.items():
-            if (variant, seed) in done:
+            if (variant, seed) in {(row["variant"], row["seed"]) for row in report["runs"]}:
                 continue
             print(f"{variant}, seed {seed}", flush=True)
             row = {"variant": variant, "changes": changes, **run(dataclasses.replace(BASE, **changes), seed, data), **here}
-            report["runs"].append(row)
-            _write(report)
+            report = add_row(OUTPUT, row, ("variant", "seed"), read=read)
     if report.get("heads", {}).get("settings") != HEADS:
         print("the last layer, by each loss", flush=True)
-        report["heads"] = {"settings": HEADS, **here, "runs": heads(data)}
-        _write(report)
+        found = {"settings": HEADS, **here, "runs": heads(data)}
+        report = update_json(OUTPUT, lambda known: {**known, "heads": found}, read=read)
     print(f"{OUTPUT} holds all {len(report['runs'])} runs; delete it to measure them anew")
     return 0
-
-
-def _write(report: dict) -> None:
-    write_atomically(OUTPUT, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from gloro_lite.console import reports_errors
 from gloro_lite.datasets import digits
 from gloro_lite.evaluate import certify
 from gloro_lite.experiments.tightness import Search, by_layer, global_slopes, gradients, margin, nearest_rivals, write
-from gloro_lite.files import home, read_json
+from gloro_lite.files import add_row, home, recorded, update_json
 from gloro_lite.fit import fit
 from gloro_lite.losses import by_name
 from gloro_lite.net import GloroNet
@@ -140,7 +140,7 @@ def step_times(rounds: int = STEP["rounds"]) -> dict[str, float]:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of it where its settings are not today's."""
-    report = read_json(path) if path.exists() else {}
+    report = recorded(path)
     return report if report.get("settings") == SETTINGS else {"settings": SETTINGS, "runs": []}
 
 
@@ -153,17 +153,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     exact_float32()
     report = read(OUTPUT)
-    report.update(machine(torch.device("cpu")))
-    done = {(row["activation"], row["seed"]) for row in report["runs"]}
+    here = {"machine": machine(torch.device("cpu"))}
     for seed in SEEDS:
         for activation in KINDS:
-            if (activation, seed) not in done:
-                report["runs"].append(run(activation, seed))
-                write(report, OUTPUT)
-                print(activation, seed, report["runs"][-1]["vra"], flush=True)
+            if (activation, seed) not in {(row["activation"], row["seed"]) for row in report["runs"]}:
+                row = {**run(activation, seed), **here}
+                report = add_row(OUTPUT, row, ("activation", "seed"), read=read, write=write)
+                print(activation, seed, row["vra"], flush=True)
     if report.get("step", {}).get("settings") != STEP:
-        report["step"] = {"settings": STEP, "seconds": step_times()}
-        write(report, OUTPUT)
+        step = {"settings": STEP, "seconds": step_times(), **here}
+        update_json(OUTPUT, lambda known: {**known, "step": step}, read=read, write=write)
     return 0
 
 

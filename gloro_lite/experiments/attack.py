@@ -18,8 +18,8 @@ from torch import Tensor
 from gloro_lite import attack_suite, attacks, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
-from gloro_lite.experiments import rivals
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.experiments import each_run, rivals
+from gloro_lite.files import home, read_json, recorded
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
 from gloro_lite.train.recipes import find
@@ -177,16 +177,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, metavar="N", help=f"default: {value}")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in SETTINGS}
-    report = read_json(OUTPUT) if OUTPUT.is_file() else {}
     broken = 0
-    runs = stored.chosen(options.runs) if options.runs else due(report, settings)
+    runs = stored.chosen(options.runs) if options.runs else due(recorded(OUTPUT), settings)
     for run in runs:
-        report[run] = attack_run(run, settings, options.data)
-        print(run, {name: value for name, value in report[run].items() if not isinstance(value, dict)}, flush=True)
-        broken += report[run]["false"]
-        # After each: a run of hours may be stopped.
-        write_json(OUTPUT, dict(sorted(report.items())))
-    print(f"written to {OUTPUT}" if runs else "no run is due: name one to attack it again")
+        found = attack_run(run, settings, options.data)
+        print(run, {name: value for name, value in found.items() if not isinstance(value, dict)}, flush=True)
+        broken += found["false"]
+        each_run.keep(OUTPUT, run, found)  # at once: a run of hours may be stopped
+    if not runs:
+        print("no run is due: name one to attack it again")
     return int(broken > 0)
 
 

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloro_lite import stored
+from gloro_lite import files, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
 from gloro_lite.experiments.searches import Target
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.files import home, read_json
 from gloro_lite.methods.sites import load_data, load_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
@@ -147,16 +147,27 @@ def targets(name: str, root: str | None) -> tuple[dict[str, Target], Tensor]:
     return {"": of_net(stored.load(name))}, test.x.float() / 255
 
 
-def recorded(again: bool, chosen: list[str]) -> dict[str, Any]:
-    """What the record holds of weights as they are now, but for models that are to be attacked again."""
-    if not OUTPUT.is_file():
-        return {}
-    attacked = read_json(OUTPUT)["attacked"]
-    return {
-        name: entry
-        for name, entry in attacked.items()
-        if name in names() and entry.get("weights_sha256") == digest(name) and not (again and name in chosen)
-    }
+def recorded() -> dict[str, Any]:
+    """What the record holds of weights as they are now."""
+    return _current(files.recorded(OUTPUT))
+
+
+def _current(record: dict[str, Any]) -> dict[str, Any]:
+    attacked, known = record.get("attacked", {}), names()
+    return {name: entry for name, entry in attacked.items() if name in known and entry.get("weights_sha256") == digest(name)}
+
+
+def add_search(name: str, weights: str | None, kind: str, counts: dict) -> None:
+    """Put what a search has found of a model, with these weights, into the record, which other processes may write to as well."""
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        attacked = _current(record)
+        known = attacked.get(name, {})
+        searches = known.get("searches", {}) if known.get("weights_sha256") == weights else {}
+        attacked[name] = {"weights_sha256": weights, "searches": {**searches, kind: counts}}
+        return {"attacked": {model: attacked[model] for model in names() if model in attacked}}
+
+    files.update_json(OUTPUT, change)
 
 
 def digest(name: str) -> str | None:
@@ -185,15 +196,15 @@ def main(arguments: list[str] | None = None) -> int:
     add_data(parser)
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="default: all of them")
     parser.add_argument("--images", type=at_least(2), metavar="N", help="look at the first N test images in each search")
-    parser.add_argument("--again", action="store_true", help="attack anew what the record already holds")
+    parser.add_argument("--again", action="store_true", help="make searches anew that the record already holds")
     options = parser.parse_args(arguments)
     chosen = [full_name(name) for name in options.names] or names()
-    attacked = recorded(options.again, chosen)
+    known = {} if options.again else recorded()
     for name in chosen:
-        entry = attacked.setdefault(name, {"weights_sha256": digest(name), "searches": {}})
-        todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in entry["searches"])]
+        done, weights = known.get(name, {}).get("searches", {}), digest(name)
+        todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in done)]
         if name == "linear":
-            todo = [] if entry["searches"] else ["boundary"]
+            todo = [] if done else ["boundary"]
         loaded = targets(name, options.data) if todo and name != "linear" else ({"": None}, None)
         for kind in todo:
             for part, target in loaded[0].items():
@@ -203,11 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
                 started = time.process_time()
                 counts = at_the_boundary() if target is None else search(target, kind, loaded[1][:count])
                 counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
-                entry["searches"][f"{kind}, {part}" if part else kind] = counts
+                add_search(name, weights, f"{kind}, {part}" if part else kind, counts)
                 print(name, part, kind, json.dumps(counts), flush=True)
-                order = {k: attacked[k] for k in names() if k in attacked}
-                write_json(OUTPUT, {"attacked": order})
-    wrong = list(false_certificates(attacked))
+    wrong = list(false_certificates(recorded()))
     print("\n".join(wrong) or "no certificate broke")
     return int(bool(wrong))
 

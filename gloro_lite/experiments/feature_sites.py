@@ -23,7 +23,7 @@ from gloro_lite import networks
 from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.files import add_row, home, recorded
 from gloro_lite.methods.sites import Sites, hinge, initial_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
@@ -133,7 +133,7 @@ def plan(runs: list[dict]) -> dict | None:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of it where its settings are not today's."""
-    report = read_json(path) if path.exists() else {}
+    report = recorded(path)
     return report if report.get("settings") == SETTINGS else {"settings": SETTINGS, "runs": []}
 
 
@@ -159,9 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
             "validation_vra": (radius > SETTINGS["epsilon"]).double().mean().item(),
         }
         row = {**what, **figures, "processor_seconds": seconds, **machine(torch.device("cpu"))}
-        report["runs"].append(row)
         print({key: value for key, value in row.items() if key != "versions"}, flush=True)
-        write_json(options.output, report)
+        report = add_row(options.output, row, what, read=read)
     return 0
 
 

@@ -20,7 +20,7 @@ import torch
 from gloro_lite.console import add_data, check_folder_of, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import ablations
-from gloro_lite.files import home, read_json, write_json
+from gloro_lite.files import add_row, home, recorded
 from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 from gloro_lite.train.recipes import Recipe, find
@@ -148,7 +148,7 @@ def summary(runs: list[dict], row: str) -> list[dict]:
 
 def read(path: Path) -> dict:
     """What `main` has written; nothing of a row whose recipe has been changed since."""
-    report = read_json(path) if path.exists() else {"recipes": {}, "runs": []}
+    report = recorded(path) or {"recipes": {}, "runs": []}
     recipes = {row: dataclasses.asdict(recipe) for row, recipe in ROWS.items()}
     current = {row for row, known in report["recipes"].items() if known == recipes.get(row)}
     return {"recipes": recipes, "runs": [each for each in report["runs"] if each["row"] in current]}
@@ -172,9 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
         while (what := next_run(report["runs"], row)) is not None:
             changes, _ = OPTIMIZERS[what["optimizer"]]
             recipe = dataclasses.replace(ROWS[row], **changes, learning_rate=what["rate"], epochs=what["epochs"])
-            report["runs"].append({**what, **run(recipe, what["seed"], data), **machine(torch.device("cpu"))})
-            print({key: value for key, value in report["runs"][-1].items() if key not in ("arithmetic", "versions")}, flush=True)
-            write_json(options.output, report)
+            found = {**what, **run(recipe, what["seed"], data), **machine(torch.device("cpu"))}
+            print({key: value for key, value in found.items() if key not in ("arithmetic", "versions")}, flush=True)
+            report = add_row(options.output, found, what, read=read)
     return 0
 
 

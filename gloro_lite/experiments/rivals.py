@@ -28,7 +28,7 @@ from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
-from gloro_lite.files import read_json, write_atomically
+from gloro_lite.files import only_one, read_json, write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, machine, versions, weights_digest
@@ -216,10 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
         **{field: getattr(given, field) for field in _OPTIONS},
     )
     folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
-    if (folder / "result.json").exists():
-        raise ValueError(f"{folder} holds a finished run: give another folder with --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
+    with only_one(folder, "training"):
+        if (folder / "result.json").exists():
+            raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+        result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
     print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
     return 0
 

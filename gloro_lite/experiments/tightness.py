@@ -27,7 +27,8 @@ from gloro_lite.attacks import pgd
 from gloro_lite.bottom import margin_constants
 from gloro_lite.certificate import certified_radius
 from gloro_lite.console import add_data, reports_errors, test_images
-from gloro_lite.files import home, read_json, write_atomically
+from gloro_lite.experiments import each_run
+from gloro_lite.files import home, recorded, write_atomically
 from gloro_lite.lipschitz import Pairs, slopes, steepest_pairs
 from gloro_lite.net import GloroNet
 from gloro_lite.precision import exact_float32
@@ -271,15 +272,11 @@ def _short(value: float) -> float:
     return float(f"{math.floor(value / unit * (1 + 1e-12)) * unit:.4g}")
 
 
-def write(report: dict, path: Path) -> None:
+def write(path: Path, report: dict) -> None:
     """Write the file, with each list of numbers on a line of its own."""
     text = json.dumps(report, indent=2)
     text = re.sub(r"\[[-+\d.eE,\s]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
     write_atomically(path, (text + "\n").encode())
-
-
-def _read() -> dict:
-    return read_json(OUTPUT) if OUTPUT.exists() else {"nets": {}}
 
 
 @reports_errors
@@ -294,14 +291,13 @@ def main(arguments: list[str] | None = None) -> int:
     exact_float32()
     how, load = Search(), test_images(options.data)
     for name in map(stored.full_name, options.runs or stored.names()):
-        if _read()["nets"].get(name, {}).get("search") == dataclasses.asdict(how):
+        if recorded(OUTPUT).get("nets", {}).get(name, {}).get("search") == dataclasses.asdict(how):
             print(f"{name}: in {OUTPUT.name} already")
             continue
         test = load(stored.record(name)["settings"]["dataset"])
         entry = measure(name, test.x.float() / 255, test.y, how)
-        nets = _read()["nets"] | {name: entry}  # read anew: another process may have added to it
-        write({"nets": dict(sorted(nets.items()))}, OUTPUT)
         print(f"{name}: upper {entry['upper']:.4g}, lower {entry['lower']:.4g}", flush=True)
+        each_run.keep(OUTPUT, name, entry, within="nets", write=write)
     return 0
 
 

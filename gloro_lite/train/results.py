@@ -85,11 +85,13 @@ def recertify(folder: Path, net: GloroNet, test: Images) -> dict:
     """Certify a stored run's net anew, and write its `certificates.csv` and what `result.json` says of them; returns the latter.
 
     For a run that was stored before certificates counted what they count now. How the net was trained stays as it was recorded;
-    `"certified"` says with what versions this was done.
+    `"certified"` says with what versions this was done. `local_certificates.csv` goes: it names images that other certificates
+    left open.
     """
     result = read(folder / "result.json")
     certificate, proven = _certified(net, test, result["epsilon"])
     result = {**result, **proven, "weights_sha256": weights_digest(folder), "certified": _versions()}
+    (folder / "local_certificates.csv").unlink(missing_ok=True)
     write_certificates(folder, certificate, test, result)
     return result
 

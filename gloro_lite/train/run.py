@@ -13,13 +13,17 @@ from pathlib import Path
 import torch
 
 from gloro_lite.datasets import benchmarks
-from gloro_lite.files import only_one
+from gloro_lite.files import only_one, parts
 from gloro_lite.provenance import device_name
 from gloro_lite.train import distributed, results
 from gloro_lite.train.recipes import RECIPES, Recipe, find
 from gloro_lite.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+
+_WRITTEN = ("model.safetensors", "history.csv", "certificates.csv")
+"""What `results.write` leaves in a run's folder before `result.json`; the checkpoint goes after it."""
 
 
 class OtherRun(ValueError):
@@ -52,9 +56,9 @@ def train(
 
     Returns: what `gloro_lite.train.results.write` puts into `result.json`.
 
-    Raises OtherRun if `folder` holds another run, or is left out for a recipe whose settings were changed under its old name;
-    ValueError if the run that a recipe starts from is not there; BlockingIOError if another process is training in `folder`;
-    ImportError without the extra `train`; and what `Trainer` and `benchmarks.load` raise.
+    Raises OtherRun if `folder` holds another run or what may be of one, or is left out for a recipe whose settings were changed
+    under its old name; ValueError if the run that a recipe starts from is not there; BlockingIOError if another process is
+    training in `folder`; ImportError without the extra `train`; and what `Trainer` and `benchmarks.load` raise.
     """
     if not folder and recipe != RECIPES.get(recipe.name, recipe):
         raise OtherRun(f"{recipe.name} with other settings is another run: say in which folder its results belong")
@@ -87,9 +91,14 @@ def train(
 
 
 def _finished(folder: Path, recipe: Recipe, seed: int) -> dict | None:
-    """The results in the folder, if it holds any. Raises OtherRun where they are not of this one."""
+    """The results in the folder, if it holds any. Raises OtherRun where they are not of this one, or of nobody knows what."""
     path = folder / "result.json"
     if not path.exists():
+        foreign = [name for name in _WRITTEN if (folder / name).exists()]
+        if foreign and not (folder / "checkpoint.pt").exists():
+            raise OtherRun(
+                f"{folder} holds {' and '.join(foreign)} without a result.json: give another folder, or move them away"
+            )
         return None
     result = results.read(path)
     if result["seed"] != seed or result["settings"] != dataclasses.asdict(recipe):
@@ -104,8 +113,9 @@ def _alone(folder: Path):
         yield
         return
     with only_one(folder, "training"):
-        for part in folder.glob("*.part"):
-            part.unlink()
+        for name in ("checkpoint.pt", *_WRITTEN, "result.json"):
+            for part in parts(folder / name):
+                part.unlink()
         yield
 
 

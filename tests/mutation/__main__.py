@@ -475,10 +475,10 @@ def _commit() -> str:
 
 
 def _write(path: Path, record: dict) -> None:
+    from gloro_lite.files import write_json  # not before the tests are collected
+
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, record)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from gloro_lite.console import at_least, reports_errors
+from gloro_lite.files import only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
 from gloro_lite.methods.sites.results import write
@@ -43,14 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
             help = f"{meaning} (default: {field.default})"
             parser.add_argument(flag, type=kinds[field.type], default=field.default, metavar=field.type.upper(), help=help)
     given = vars(parser.parse_args(arguments))
-    folder, epochs, seed, root, seconds = (given.pop(name) for name in ("output", "epochs", "seed", "root", "max_seconds"))
+    folder, epochs, seed, root, max_seconds = (given.pop(name) for name in ("output", "epochs", "seed", "root", "max_seconds"))
     tested = not given.pop("no_test")
     settings = Settings(**given)
     check_settings(settings)
+    with only_one(folder, "training"):
+        return _run(folder, settings, epochs, seed, root, max_seconds, tested)
+
+
+def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: str | None, max_seconds: float, tested: bool) -> int:
+    """Train in a folder and certify the test set, as the options say; returns the command's status."""
     if (folder / "result.json").exists():
         raise ValueError(f"{folder} holds a finished run: give another folder with --output")
     train, validation, test = load_data(settings.data, root, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
     before = Sites(sites.sites, sites.labels)
     checkpoint = folder / "checkpoint.pt"
@@ -62,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         epochs=epochs,
         seed=seed,
         checkpoint=checkpoint,
-        max_seconds=seconds,
+        max_seconds=max_seconds,
         on_epoch=lambda row: print(json.dumps(row), flush=True),
     )
     if len(history) < epochs:

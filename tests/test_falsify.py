@@ -88,6 +88,18 @@ def test_what_the_toolbox_returns_counts_within_the_radius_alone(monkeypatch):
         assert (counts["broken"] > 0) == (counts["float32"] > 0) == (counts["float32_deployed"] > 0) == found
 
 
+def test_the_local_bound_of_the_last_layers_is_attacked_at_its_own_radii():
+    torch.manual_seed(3)
+    net = GloroNet(nn.Sequential(nn.Linear(4, 16), MinMax(), nn.Linear(16, 3)), (4,), 0.1).eval()
+    of, x = falsify.of_last_layers(net), torch.randn(300, 4)
+    x = x[(of.certify(x, "exact").label >= 0) & (net.certify(x).label < 0)]  # what only the local bound certifies
+    assert len(x) >= 5
+    counts = searches.within(of, x, steps=20)
+    assert counts["images"] == len(x) and counts["broken"] == 0
+    # The same search notices radii that are twice as large.
+    assert searches.within(optimistic(of, 0.5), x, steps=20)["broken"] > 0
+
+
 def test_sites_are_attacked_in_and_out_of_the_box(tmp_path):
     from safetensors.torch import save_file
 
@@ -118,7 +130,7 @@ def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
     monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
-    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": target()}, torch.randn(60, 4)))
+    monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (target(), torch.randn(60, 4))})
     assert falsify.main(["tiny", "--searches", "within", "--images", "7"]) == 0
     first = json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]
     assert first["searches"]["within"]["images"] == 7
@@ -133,7 +145,7 @@ def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_
     assert list(json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]["searches"]) == ["pairs"]
     capsys.readouterr()
     assert falsify.main(["other"]) == 1 and "there is no stored model 'other'" in capsys.readouterr().err
-    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": optimistic(target())}, 3 * torch.randn(60, 4)))
+    monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (optimistic(target()), 3 * torch.randn(60, 4))})
     assert falsify.main(["tiny", "--searches", "within"]) == 1 and "false certificates" in capsys.readouterr().out
 
 
@@ -145,7 +157,7 @@ def test_what_others_find_meanwhile_is_kept(tmp_path, monkeypatch):
         (folder / "model.safetensors").write_bytes(name.encode())
     monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
     monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
-    monkeypatch.setattr(falsify, "targets", lambda name, root: ({"": target()}, torch.zeros(2, 4)))
+    monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (target(), torch.zeros(2, 4))})
 
     def search(model, kind, x):
         if kind == "within":  # which takes hours

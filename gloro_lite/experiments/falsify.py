@@ -14,6 +14,7 @@ thrown away. Needs safetensors and, for AutoAttack, the extra `attacks`.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import time
@@ -30,6 +31,7 @@ from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
 from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, read_json
+from gloro_lite.methods import last_layers
 from gloro_lite.methods.sites import load_data, load_sites
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import machine, weights_digest
@@ -70,6 +72,15 @@ def of_net(net: GloroNet) -> Target:
         net.margin_constants(),
         net.epsilon,
     )
+
+
+def of_last_layers(net: GloroNet) -> Target:
+    """A net as a target, certified with the local bound of its last layers."""
+
+    def certify(x: Tensor, guarantee: str):
+        return last_layers.certify(net, x)
+
+    return of_net(net)._replace(certify=certify, guarantees=("exact",))
 
 
 def of_sites(path: Path, epsilon: float, bounds: tuple[float, float] | None) -> Target:
@@ -135,16 +146,22 @@ def search(target: Target, kind: str, x: Tensor, **settings: int) -> dict:
     return SEARCHES[kind](target, x, _partners(x, target.label(x)), **settings)
 
 
-def targets(name: str, root: str | None) -> tuple[dict[str, Target], Tensor]:
-    """A stored model's targets, by the name of what they certify, and its test images."""
+def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
+    """A stored model's targets, by the name of what they certify, and the test images to look at.
+
+    For "last layers" these are the images that the local bound adds.
+    """
     folder = stored.CHECKOUT / name
     result = read_json(folder / "result.json")
     if name.startswith("sites/"):
         test = load_data(result["settings"]["data"], root, result["seed"])[2]
         kinds = {"cells": None, "in the box": (0.0, 1.0)}
-        return {k: of_sites(folder / "model.safetensors", result["epsilon"], box) for k, box in kinds.items()}, test.images()
-    test = benchmarks.load(result["settings"]["dataset"], root).test
-    return {"": of_net(stored.load(name))}, test.x.float() / 255
+        return {k: (of_sites(folder / "model.safetensors", result["epsilon"], box), test.images()) for k, box in kinds.items()}
+    x, net = benchmarks.load(result["settings"]["dataset"], root).test.x, stored.load(name)
+    found = {"": (of_net(net), x.float() / 255)}
+    local = folder / "local_certificates.csv"
+    rows = [int(row["index"]) for row in csv.DictReader(local.read_text().splitlines())] if local.is_file() else []
+    return found | ({"last layers": (of_last_layers(net), x[rows].float() / 255)} if rows else {})
 
 
 def recorded() -> dict[str, Any]:
@@ -205,14 +222,15 @@ def main(arguments: list[str] | None = None) -> int:
         todo = [kind for kind in options.searches if not any(k.split(",")[0] == kind for k in done)]
         if name == "linear":
             todo = [] if done else ["boundary"]
-        loaded = targets(name, options.data) if todo and name != "linear" else ({"": None}, None)
+        loaded = targets(name, options.data) if todo and name != "linear" else {"": (None, None)}
         for kind in todo:
-            for part, target in loaded[0].items():
-                if part == "in the box" and kind in ("pairs", "rounding"):
-                    continue  # Definition 2 is about all inputs
+            for part, (target, images) in loaded.items():
+                # Definition 2 is about all inputs, and the other searches find their own.
+                if (part == "in the box" and kind in ("pairs", "rounding")) or (part == "last layers" and kind != "within"):
+                    continue
                 count = options.images or IMAGES.get(name, {}).get(kind, SIZES.get(kind, 0))
                 started = time.process_time()
-                counts = at_the_boundary() if target is None else search(target, kind, loaded[1][:count])
+                counts = at_the_boundary() if target is None else search(target, kind, images[:count])
                 counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
                 add_search(name, weights, f"{kind}, {part}" if part else kind, counts)
                 print(name, part, kind, json.dumps(counts), flush=True)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
-from gloro_lite.layers import MinMax
+from gloro_lite.layers import MinMax, min_max
 from gloro_lite.lipschitz import linear_operator, operator_norm
 from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_network, check_shape, layer_type
 from gloro_lite.lipschitz.errors import NetworkError
@@ -113,8 +113,7 @@ class Stage(NamedTuple):
         if self.activation is nn.ReLU:
             return z.relu()
         if self.activation is MinMax:
-            first, second = z.chunk(2, dim=1)
-            return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
+            return min_max(z)
         return z
 
 

@@ -103,8 +103,8 @@ def lower_bound(
     Args:
         function: as for `steepest_pairs`, in float64: a network after ``.double()``, say.
         x: (batch, ...) float64, the starts.
-        steps: of the search, >= 0; 0 gives the local constants at the starts: the slopes of close pairs along the gradients there,
-            a thousandth of `reach` on each side.
+        steps: of the search, >= 0; 0 gives the local constants at the starts: slopes of close pairs along the gradients there, a
+            thousandth of `reach` on each side.
         reach: how far on each side of its start a pair begins, in input units; it shrinks to a twentieth of that.
         radius: keeps the search within this l2 distance of each start, for the local constant there. By default it goes anywhere,
             for the global one.

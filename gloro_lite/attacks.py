@@ -36,8 +36,11 @@ def pgd(
     Returns: (batch, ...): a point of another label where one was found, else the last one tried. Each is within the radius of x
     in exact arithmetic, rounding included, and within the bounds.
 
+    A gradient that is NaN or infinite is taken for 0: the attack knows no way there.
+
     Raises ValueError for labels or radii of a wrong shape, a radius that is not finite or negative, less than one step or
-    restart, logits of another shape, and inputs outside the bounds: clamping those would leave the ball.
+    restart, logits of another shape, inputs that are not finite, and inputs outside the bounds: clamping those would leave the
+    ball.
     """
     ball = Ball(x, radius, bounds)
     if steps < 1 or restarts < 1:
@@ -61,6 +64,7 @@ def pgd(
                 check_labels(labels, len(x), outputs.shape[1])
                 # The margin, not the cross-entropy, whose gradient vanishes where the net is sure.
                 (gradient,) = torch.autograd.grad(-margin(outputs, labels).sum(), point)
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             now = (outputs.argmax(dim=1) != labels) & ~broken
             found[now] = point.detach()[now]
             found[~broken & ~now] = point.detach()[~broken & ~now]
@@ -88,6 +92,8 @@ class Ball:
         check_tensor(x)
         if not x.is_floating_point():
             raise ValueError(f"inputs must be floating point, in the units of the radius; got {x.dtype}")
+        if not x.isfinite().all():
+            raise ValueError("inputs must be finite, and these hold NaN or infinite values")
         self._x, self._bounds = x, bounds
         self._exact = _double(x)
         self.radius = torch.as_tensor(radius, dtype=torch.float64, device=self._exact.device)
@@ -100,7 +106,11 @@ class Ball:
             raise ValueError(f"inputs lie outside the bounds {bounds}: no point within both the bounds and the ball may be there")
 
     def project(self, delta: Tensor) -> Tensor:
-        """The point x + delta, moved towards x until it lies in the ball, its coordinates rounded as they are."""
+        """The point x + delta, moved towards x until it lies in the ball, its coordinates rounded as they are.
+
+        What is NaN or infinite in delta is no way to go: 0 there.
+        """
+        delta = delta.nan_to_num(0.0, 0.0, 0.0)
         shape = (-1,) + (1,) * (delta.dim() - 1)
         slack = 0.0
         while True:

@@ -1,4 +1,4 @@
-"""What commands share: the option --data, counts, test images, and errors as one line."""
+"""What commands share: the option --data, counts and times, test images, and errors as one line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from gloro_lite.datasets.benchmarks import DataError, Images
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, DataError)
 """Errors whose messages tell a user what to do: bad input, files, data, and packages that are missing."""
+
+
+STOPPED = 3
+"""The exit status of a training that stopped at --max-seconds: the same command goes on from its checkpoint."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,16 @@ def at_least(least: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least} up, not {text}")
 
     return count
+
+
+def seconds(text: str) -> float:
+    """The `type` of an option that takes a time."""
+    try:
+        if (number := float(text)) > 0:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text}")
 
 
 def test_images(folder: str | None) -> Callable[[str], Images]:

@@ -22,7 +22,8 @@ class Report(NamedTuple):
         accuracy: predicted correctly.
         vra: predicted correctly and certified at epsilon: verified-robust accuracy.
         rejected: given bottom.
-        median_radius: the median certified radius, in input units, where a wrong prediction counts as 0.
+        median_radius: the median certified radius, in input units, where a wrong prediction counts as 0; of an even number of
+            radii the lower of the two in the middle.
         epsilon: the l2 radius of `vra` and `rejected`.
         lipschitz: the largest certified margin constant K_ij.
     """

@@ -48,25 +48,26 @@ def growing_epsilon(progress: float, start: float = 0.1, growth: float = 0.5) ->
 
 
 def minimise(
-    loss: Callable[[Tensor, Tensor, float], Tensor],
+    loss: Callable[[Tensor, Tensor, float, torch.Generator], Tensor],
     module: nn.Module,
     train: tuple[Tensor, Tensor],
     *,
     epochs: int,
     learning_rate: float,
     batch_size: int,
-    generator: torch.Generator,
+    seed: int,
     classes: int | None = None,
     before_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[float]:
     """The loop under every training here: Adam on batches in random order, with a warm-up and cosine rate.
 
     Args:
-        loss: of inputs (batch, ...), labels (batch,) and the fraction of training that is done, to a scalar mean.
+        loss: of inputs (batch, ...), labels (batch,), the fraction of training that is done, and the generator of the order,
+            to draw from, on the inputs' device; to a scalar mean.
         module: whose parameters move; in training mode in each epoch, and in eval mode after the last.
         train: inputs (n, ...) and labels (n,).
         learning_rate: peak learning rate.
-        generator: draws the order, on the inputs' device.
+        seed: of the order of the batches.
         classes: labels must be less; by default any class will do.
         before_epoch: called at the start of each epoch, to converge a power iteration, say.
 
@@ -80,6 +81,7 @@ def minimise(
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
     x, y = checked_data("train", train, classes)
+    generator = torch.Generator(device=x.device).manual_seed(seed)
     if not all(weights.isfinite().all() for weights in module.parameters()):
         raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
@@ -92,7 +94,7 @@ def minimise(
         for step, rows in enumerate(order.split(batch_size)):
             done = (epoch + (step + 1) / steps) / epochs
             optimizer.param_groups[0]["lr"] = learning_rate * warmup_then_cosine(done)
-            value = loss(x[rows], y[rows], done)
+            value = loss(x[rows], y[rows], done, generator)
             if not value.requires_grad:
                 raise ValueError(
                     "there is nothing to train: no parameter of the network has requires_grad, or gradients are switched off "
@@ -179,7 +181,7 @@ def fit(
     validation = train if validation is None else checked_data("validation", validation, net.classes, net.input_shape)
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
-    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+    def of_batch(x: Tensor, y: Tensor, done: float, _: torch.Generator) -> Tensor:
         constants = None if loss == "standard" else net.estimate()
         return losses.by_name(loss, net.logits(x), y, constants, goal * growing_epsilon(done), weight)
 
@@ -190,7 +192,7 @@ def fit(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        seed=seed,
         before_epoch=net.converge,
     )
     history: list[Epoch] = []

@@ -14,7 +14,7 @@ class _SortHalves(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.chunk(2, dim=1)
-        return _min_max(x), first > second
+        return min_max(x), first > second
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -39,7 +39,8 @@ def _sort(x: Tensor, swapped: Tensor) -> Tensor:
     return torch.cat((first + difference, second - difference), dim=1)
 
 
-def _min_max(x: Tensor) -> Tensor:
+def min_max(x: Tensor) -> Tensor:
+    """What `MinMax` computes, of (batch, channels, ...)."""
     first, second = x.chunk(2, dim=1)
     return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
 
@@ -57,7 +58,7 @@ class MinMax(nn.Module):
         if x.dim() < 2 or x.shape[1] % 2:
             raise ValueError(f"MinMax sorts pairs of channels: dimension 1 of {tuple(x.shape)} must be even")
         # A compiler writes its own backward pass, in one loop with the forward pass's neighbours.
-        return _min_max(x) if torch.compiler.is_compiling() else _SortHalves.apply(x)[0]
+        return min_max(x) if torch.compiler.is_compiling() else _SortHalves.apply(x)[0]
 
 
 class GroupSort(nn.Module):

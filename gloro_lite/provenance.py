@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from gloro_lite.files import checkout
 
 def versions(*packages: str) -> dict[str, str | None]:
     """The versions of this package, of torch, of `packages` and of Python, by name, and the commit."""
-    named = {name: version(name) for name in ("gloro-lite", "torch", *packages)}
-    return {**named, "python": platform.python_version(), "commit": commit()}
+    # A checkout runs without an install, whose metadata would say it too. Imports point down, and the package is there by now.
+    own = sys.modules["gloro_lite"].__version__
+    named = {name: version(name) for name in ("torch", *packages)}
+    return {"gloro-lite": own, **named, "python": platform.python_version(), "commit": commit()}
 
 
 def commit() -> str | None:

@@ -22,6 +22,9 @@ PACKAGED = Path(__file__).parent / "weights"
 FORMAT = 3
 """The format of `result.json`. `migrated` brings earlier ones into it."""
 
+REQUIRED = ("seed", "epsilon", "settings", "test_accuracy", "test_vra", "lipschitz_upper", "epochs", "seconds_per_epoch")
+"""Fields without which no `result.json`, of whatever format, is one: what commands read of every run."""
+
 _RENAMED = {
     "rate": "learning_rate",
     "head_rate": "head_learning_rate",
@@ -53,6 +56,8 @@ def migrated(result: dict[str, Any]) -> dict[str, Any]:
     version = result.get("format", 1)
     if version > FORMAT:
         raise ValueError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}")
+    if missing := [name for name in REQUIRED if name not in result]:
+        raise KeyError(*missing)
     if version == 1:
         # The recipe said what the network was to be computed in, and Muon was torch's, which knows bfloat16 alone.
         settings = {"clean_weight": 0.0, "initial": "", **result["settings"]}
@@ -182,7 +187,10 @@ def load(run: str | Path) -> GloroNet:
     settings = result["settings"]
     shape, classes = INFO[settings["dataset"]][:2]
     # The weights are read next: how they would begin is of no interest, and this is the cheaper way to draw them.
-    network = networks.build(
-        settings["network"], shape, classes, activation=settings.get("activation", "minmax"), initialisation="pytorch"
-    )
+    try:
+        network = networks.build(
+            settings["network"], shape, classes, activation=settings.get("activation", "minmax"), initialisation="pytorch"
+        )
+    except ValueError as error:
+        raise ValueError(f"{where / 'result.json'} is damaged: {error}") from error
     return serialization.load(GloroNet(network, shape, result["epsilon"]), where / "model.safetensors")

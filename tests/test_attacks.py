@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.attacks import accuracy_under_attack, margin, pgd
+from gloro_lite.attacks import Ball, accuracy_under_attack, margin, pgd
 
 
 def test_linear_net_falls_just_beyond_its_certified_radius_and_not_within():
@@ -67,6 +67,27 @@ def test_the_attack_uses_the_ball_to_its_rim():
     assert (moved - x).norm(dim=1).min().item() > 0.3 * (1 - 1e-6)
 
 
+def test_a_gradient_of_nan_is_no_step_and_the_attack_goes_on_without_it():
+    x, y = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
+
+    def logits(x):
+        length = x[:, 0].square().sqrt()  # whose gradient at 0 is NaN
+        return torch.stack((0.1 - length, x[:, 1]), dim=1)
+
+    moved = pgd(logits, x, y, 0.3)
+    assert moved.isfinite().all() and logits(moved).argmax(dim=1).item() == 1
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+def test_a_ball_takes_a_way_that_is_no_number_for_none(bounds):
+    x = torch.tensor([[0.25, 0.5]] * 4)
+    ball = Ball(x, 0.3, bounds)
+    ways = torch.tensor([[math.nan, 0.1], [math.inf, 0.1], [-math.inf, math.nan], [3e38, 3e38]])
+    moved = ball.project(ways)
+    assert torch.equal(moved[:3], x[:3] + torch.tensor([[0.0, 0.1], [0.0, 0.1], [0.0, 0.0]]))
+    assert (moved - x).norm(dim=1).max().item() <= 0.3  # NaN is not
+
+
 def test_what_an_attack_cannot_do():
     x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
     network = nn.Linear(4, 3)
@@ -83,6 +104,9 @@ def test_what_an_attack_cannot_do():
         pgd(network, x, y, 0.1, steps=0)
     with pytest.raises(ValueError, match="floating point"):
         pgd(network, (255 * x).byte(), y, 0.1)
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            pgd(network, torch.full_like(x, value), y, 0.1)
     with pytest.raises(TypeError, match=r"must be a torch\.Tensor, not list"):
         pgd(network, x.tolist(), y, 0.1)
     with pytest.raises(ValueError, match=r"logits must give \(batch, classes\), not \(5,\)"):

@@ -19,7 +19,7 @@ import gloro_lite
 from gloro_lite import GloroNet, networks, provenance, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
-from gloro_lite.train import recipes
+from gloro_lite.train import recipes, results
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     small = GloroNet(networks.build("c4k4s4 | 16", SHAPE, 10), SHAPE, 0.3)
     serialization.save(small, folder / "model.safetensors")
     settings = recipe | {"network": "c4k4s4 | 16"}
-    record = {"format": stored.FORMAT, "seed": 0, "epsilon": 0.3, "settings": settings}
+    record = dict.fromkeys(stored.REQUIRED, 0.0) | {"format": stored.FORMAT, "seed": 0, "epsilon": 0.3, "settings": settings}
     (folder / "result.json").write_text(json.dumps(record))
     return str(folder)
 
@@ -230,7 +230,7 @@ def test_errors_are_one_line_that_says_what_to_do(capsys, arguments, message):
 
 def test_radius_of_the_command_line():
     assert radius("0.3") == 0.3 and radius("36/255") == 36 / 255 and radius("1e-1") == 0.1
-    for text in ("0", "-1", "1/0", "nan", "inf", "a", ""):
+    for text in ("0", "-1", "1/0", "nan", "inf", "a", "", "1e999999999"):  # whose digits no computer would write out
         with pytest.raises(Exception, match="is no radius: give a number greater than 0"):
             radius(text)
 
@@ -291,6 +291,26 @@ def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
         (own / "result.json").write_text(text)
         with pytest.raises(ValueError, match="is damaged or no record of a run on mnist"):
             gloro_lite.load(own)
+    (own / "model.safetensors").write_bytes((base / "seed-1" / "model.safetensors").read_bytes())
+    for old, new in (("2C2F", "2C2G"), ("minmax", "minmix")):
+        (own / "result.json").write_text(of_this.replace(f'"{old}"', f'"{new}"'))
+        with pytest.raises(ValueError, match=rf"own.result\.json is damaged: .*{new}"):
+            gloro_lite.load(own)
+
+
+@pytest.mark.parametrize("field", stored.REQUIRED)
+def test_a_record_without_what_commands_read_is_damaged(tmp_path, capsys, run, field):
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    record = json.loads((own / "result.json").read_text())
+    del record[field]
+    (own / "result.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="is damaged or no record of a run"):
+        stored.record(own)
+    with pytest.raises(ValueError, match="is damaged or no result of a run"):
+        results.read(own / "result.json")
+    assert main(["compare", str(own)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {own / 'result.json'} is damaged")
 
 
 def test_a_run_has_one_full_name(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def test_digits_are_split_once():
     assert torch.equal(data.test.x, digits.load(0).test.x)
 
 
-@pytest.mark.parametrize("make", [points.moons, points.rings, points.blobs])
+@pytest.mark.parametrize("make", [points.moons, points.rings])
 def test_points(make):
     x, y = make(90, seed=3)
     assert x.shape == (90, 2) and x.dtype == torch.float32 and y.dtype == torch.int64
@@ -28,8 +28,3 @@ def test_points(make):
     assert torch.equal(x, make(90, seed=3)[0]) and not torch.equal(x, make(90, seed=4)[0])
     with pytest.raises(ValueError, match="one point for each class"):
         make(1)
-
-
-def test_blobs_need_a_class():
-    with pytest.raises(ValueError, match="classes must be at least 1, not 0"):
-        points.blobs(3, classes=0)

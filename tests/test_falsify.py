@@ -1,6 +1,7 @@
 """The searches for false certificates: they find nothing where the proof holds, and find them where a bound is too small."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -144,7 +145,11 @@ def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_
     assert falsify.main(["tiny", "--searches", "pairs"]) == 0
     assert list(json.loads(falsify.OUTPUT.read_text())["attacked"]["tiny/seed-0"]["searches"]) == ["pairs"]
     capsys.readouterr()
-    assert falsify.main(["other"]) == 1 and "there is no stored model 'other'" in capsys.readouterr().err
+    assert falsify.main(["other"]) == 1 and "there is no stored net and no folder 'other'" in capsys.readouterr().err
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    assert falsify.main([str(own)]) == 1 and "is none of the stored models that are attacked" in capsys.readouterr().err
+    assert falsify.full_name(str(folder)) == falsify.full_name("tiny/") == "tiny/seed-0"
     monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (optimistic(target()), 3 * torch.randn(60, 4))})
     assert falsify.main(["tiny", "--searches", "within"]) == 1 and "false certificates" in capsys.readouterr().out
 

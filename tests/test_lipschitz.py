@@ -310,16 +310,35 @@ def test_composed_bound_holds_for_pairs_of_points(seed, dtype):
 
 
 def test_lower_bound_reaches_the_norm_of_a_linear_map_and_never_passes_the_upper_bound():
-    layer = nn.Linear(5, 1)
-    found = lower_bound(lambda x: layer(x)[:, 0], torch.randn(3, 5), steps=2)
+    layer = nn.Linear(5, 1).double()
+    found = lower_bound(lambda x: layer(x)[:, 0], torch.randn(3, 5, dtype=torch.float64), steps=2)
     assert found.tolist() == pytest.approx([layer.weight.norm().item()] * 3)
     torch.manual_seed(2)
-    network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
-    starts = torch.randn(8, 2)
+    network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+    starts = torch.randn(8, 2, dtype=torch.float64)
     local = lower_bound(lambda x: network(x)[:, 0], starts, steps=0)
     searched = lower_bound(lambda x: network(x)[:, 0], starts, steps=40)
     assert (searched >= local).all() and searched.max() > local.max()
     assert searched.max().item() <= upper_bound(network, (2,))
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_a_lower_bound_is_a_slope_and_no_gradient_at_a_kink(steps):
+    def zero(x):
+        return (5 * x.clamp_min(0) - 5 * x.relu())[:, 0]  # whose gradient at 0 is 5 by automatic differentiation
+
+    assert lower_bound(zero, torch.zeros(1, 1, dtype=torch.float64), steps=steps).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_a_lower_bound_is_in_float64_where_rounding_cannot_raise_it(steps):
+    def far(x):
+        return x[:, 0] + 1000
+
+    found = lower_bound(far, torch.zeros(1, 2, dtype=torch.float64), steps=steps, reach=0.01)
+    assert found.item() == pytest.approx(1, rel=1e-7)
+    with pytest.raises(TypeError, match=r"x is torch\.float32.*give x and the function in float64"):
+        lower_bound(far, torch.zeros(1, 2), steps=steps, reach=0.01)  # 1.05, it would say
 
 
 @pytest.mark.parametrize("activation", ["minmax", "relu", "abs", "groupsort4"])

@@ -1,14 +1,19 @@
 """What the bounds along a chain of layers must see of a network, whatever they bound: shared layers, hooks, training mode."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
-from small_networks import another_thread_sets
+from small_networks import another_thread_sets, dense
 from torch import nn
 
-from gloro_lite import GloroNet, NetworkError
-from gloro_lite.methods import bcp, kw, local
+from gloro_lite import GloroNet, NetworkError, evaluate
+from gloro_lite.methods import bcp, kw, last_layers, lmt, local, smoothing
+from gloro_lite.methods.sites import Sites
+from gloro_lite.voronoi import SiteClassifier
 
 
 def _local(network, shape, x):
@@ -193,3 +198,70 @@ def test_other_things_than_nets_and_batches_are_refused():
     ):
         with pytest.raises(ValueError, match="batch_size is a number of inputs, at least 1, not 0"):
             certify()
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.0])
+def test_a_search_without_steps_is_refused(steps):
+    """Once it said bottom to everything."""
+    net, x = GloroNet(dense(2, 4, 2), (2,), 0.1), torch.zeros(1, 2)
+    for certify in (
+        lambda: kw.certify(net.network, (2,), x, steps=steps),
+        lambda: bcp.certify(net.network, (2,), x, steps=steps),
+        lambda: local.certify(net, x, steps=steps),
+        lambda: last_layers.certify(net, x, steps=steps),
+    ):
+        with pytest.raises(ValueError, match=f"steps is a number of radii, at least 1, not {steps}"):
+            certify()
+
+
+def _smoothed(network, x, epsilon):
+    return smoothing.Smoothed(network, 0.5, samples=50).certify(x, epsilon)
+
+
+EVERY = {
+    "global": lambda network, x, epsilon: GloroNet(network, (2,), 1.0).certify(x, epsilon),
+    "lmt": lambda network, x, epsilon: lmt.net(network, (2,), 1.0).certify(x, epsilon),
+    "evaluate": lambda network, x, epsilon: evaluate.certify(GloroNet(network, (2,), 1.0), x, epsilon),
+    "local": lambda network, x, epsilon: local.certify(GloroNet(network, (2,), 1.0), x, epsilon),
+    "last_layers": lambda network, x, epsilon: last_layers.certify(GloroNet(network, (2,), 1.0), x, epsilon),
+    "kw": lambda network, x, epsilon: kw.certify(network, (2,), x, epsilon),
+    "bcp": lambda network, x, epsilon: bcp.certify(network, (2,), x, epsilon),
+    "smoothing": _smoothed,
+    "sites": lambda network, x, epsilon: Sites(SITES, torch.arange(3)).certify(x, epsilon),
+    "cells": lambda network, x, epsilon: Sites(SITES, torch.arange(3)).certify(x, epsilon, form="cells"),
+    "distances": lambda network, x, epsilon: SiteClassifier(SITES, torch.arange(3)).certify(x, epsilon),
+}
+SITES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("certifier", EVERY)
+def test_epsilon_may_be_any_single_number(certifier):
+    network, x = dense(2, 4, 3).eval(), torch.randn(20, 2)
+    certify = EVERY[certifier]
+    expected = certify(network, x, 0.125)
+    assert (expected.label >= 0).any()
+    for epsilon in (Fraction(1, 8), Decimal("0.125"), np.float32(0.125), torch.tensor(0.125), torch.tensor([0.125])):
+        found = certify(network, x, epsilon)
+        assert torch.equal(found.label, expected.label) and torch.equal(found.radius, expected.radius)
+    for wrong in ("0.125", True, 1j):
+        with pytest.raises(TypeError, match="epsilon must be a number"):
+            certify(network, x, wrong)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda network, data: bcp.fit(network, (2,), data, 0.1, epochs=1),
+        lambda network, data: kw.fit(network, (2,), data, 0.1, epochs=1),
+        lambda network, data: lmt.fit(lmt.net(network, (2,), 0.1), data, epochs=1),
+        lambda network, data: smoothing.fit(network, data, 0.1, epochs=1),
+    ],
+)
+def test_what_no_method_can_be_trained_with_is_said_first(fit):
+    x, y = torch.rand(4, 2), torch.tensor([0, 1, 0, 1])
+    for data in ((x.tolist(), y.tolist()), (x.numpy(), y.numpy())):
+        with pytest.raises(TypeError, match=r"train: inputs must be a torch\.Tensor"):
+            fit(dense(2, 4, 2), data)
+    for data in (x, 3, (x, y, y)):
+        with pytest.raises(TypeError, match="train must be a pair of tensors"):
+            fit(dense(2, 4, 2), data)

@@ -13,6 +13,7 @@ from gloro_lite.datasets.benchmarks import DataError
 from gloro_lite.files import only_one
 from gloro_lite.methods.sites import Data, Settings, Sites, hinge, initial_sites, load_data, load_sites, smooth, train_sites, warp
 from gloro_lite.methods.sites.__main__ import main
+from gloro_lite.methods.sites.results import write
 from gloro_lite.train import results
 
 
@@ -87,9 +88,9 @@ def test_warp_bends_a_share_of_the_images_a_little():
 
 @pytest.mark.parametrize("how", ["images", "kmeans"])
 def test_initial_sites(how):
-    x, y = points.blobs(90, noise=0.05)
+    x, y = points.moons(90, noise=0.05)
     model = initial_sites(x, y, 4, how, seed=3)
-    assert model.labels.bincount().tolist() == [4, 4, 4]
+    assert model.labels.bincount().tolist() == [4, 4]
     assert torch.equal(model.sites, initial_sites(x, y, 4, how, seed=3).sites)
     drawn = (model.sites[:, None] == x).all(2).any(1)
     assert drawn.all() == (how == "images")
@@ -130,7 +131,7 @@ def test_no_point_within_a_radius_has_another_label(form):
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
-    x, y = points.blobs(120)
+    x, y = points.moons(120)
     data = Data(x.view(-1, 1, 1, 2), y)
     settings = Settings(epsilon=0.2, target=0.3, rate=0.2, batch_size=30, finish=2, warp=0.5)
     whole, parts = initial_sites(data.x, y, 3), initial_sites(data.x, y, 3)
@@ -153,11 +154,26 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
             train_sites(again, data, data, settings, epochs=6, seed=5, checkpoint=file)
 
 
+def test_sites_that_were_not_validated_are_those_of_the_last_epoch(tmp_path):
+    train, _, test = load_data("digits")
+    settings = Settings(data="digits", epsilon=0.5, target=0.6, per_class=2, batch_size=500, warp=0.0)
+    sites = initial_sites(train.images(), train.y, settings.per_class)
+    before = Sites(sites.sites, sites.labels)
+    history = train_sites(sites, train, None, settings, epochs=2)
+    result = write(sites, before, train, Data(test.x[:20], test.y[:20]), tmp_path, settings, history, epochs=2, seed=0)
+    assert result["chosen_epoch"] == 1 and result["validation_vra"] is None
+    assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 2
+
+
 def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     folder = tmp_path / "digits" / "seed-1"
     flags = ["--data=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
     flags.append("--output")
-    assert main([*flags, str(folder), "--epochs", "3", "--max-seconds", "-1"]) == 0
+    for wrong in ("-1", "0", "nan"):
+        with pytest.raises(SystemExit):
+            main([*flags, str(folder), "--max-seconds", wrong])
+        assert "argument --max-seconds: must be a number greater than 0" in capsys.readouterr().err
+    assert main([*flags, str(folder), "--epochs", "3", "--max-seconds", "1e-9"]) == 3
     assert main([*flags, str(folder), "--epochs", "3", "--no-test"]) == 0
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"], "nothing of the test set"
     assert main([*flags, str(folder), "--epochs", "3"]) == 0

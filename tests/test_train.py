@@ -12,11 +12,13 @@ import struct
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 
+import gloro_lite
 from gloro_lite import GloroNet, MinMax, Normalize, networks, progress, provenance, serialization
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
@@ -307,6 +309,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
 
 KILLED = """
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
@@ -357,6 +360,7 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tmp_path):
 
 TOGETHER = """
 import dataclasses, sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
@@ -541,6 +545,19 @@ def test_an_installed_package_records_no_commit_of_the_repository_around_it(monk
     assert provenance.commit()
     monkeypatch.setattr(provenance, "checkout", lambda: None)
     assert provenance.commit() is None
+
+
+def test_versions_are_known_without_an_install(monkeypatch):
+    known = provenance.version
+
+    def version(name):
+        if name == "gloro-lite":
+            raise PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(provenance, "version", version)
+    found = provenance.versions("numpy")
+    assert found["gloro-lite"] == gloro_lite.__version__ and found["numpy"] == known("numpy")
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, monkeypatch):

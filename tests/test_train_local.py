@@ -169,5 +169,5 @@ def test_what_it_cannot_be_trained_with(tmp_path):
         networks.build("c4k4s2 |", shape, 10),
         nn.Sequential(nn.Linear(2, 2), GroupSort(2)),
     ):
-        with pytest.raises(ValueError, match="must end in a dense layer"):
+        with pytest.raises(ValueError, match="ends in Linear, one of ReLU, MinMax, Absolute, and Linear"):
             WithHidden(network)

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("anywidget")
 
 from gloro_lite import GloroNet, MinMax
-from gloro_lite.datasets.points import blobs, moons
+from gloro_lite.datasets.points import moons
 from gloro_lite.fit import fit
 from gloro_lite.widgets import BottomLogit, MarginExplorer, TrainingReplay, VoronoiPlayground, export
 from gloro_lite.widgets.base import module
@@ -43,8 +43,22 @@ def test_controls_are_the_widgets_own():
             widget.with_controls(largest=largest)
 
 
+def test_bars_stay_what_they_can_be_drawn_as():
+    widget = BottomLogit()
+    before = widget.logits, widget.rows
+    for logits in ([float("nan")], [1.0, 2.0], [1.0, 2.0, float("inf")]):
+        with pytest.raises(ValueError):
+            widget.logits = logits
+    for rows in ([[1.0, 0.0]], [[1.0]] * 3, [[1.0, float("nan")]] * 3):
+        with pytest.raises(ValueError):
+            widget.rows = rows
+    assert (widget.logits, widget.rows) == before
+    widget.logits, widget.rows = [1, 2, 3], [(1, 0)] * 3
+    assert widget.logits == [1.0, 2.0, 3.0] and widget.rows == [[1.0, 0.0]] * 3
+
+
 def test_stills_are_described():
-    x, y = blobs(30)
+    x, y = moons(30)
     sites, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1, 2])
     for widget in (MarginExplorer(small(3), small(3), x, y), BottomLogit(), VoronoiPlayground(sites, labels)):
         html = widget.still().data

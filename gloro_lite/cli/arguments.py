@@ -18,6 +18,7 @@ def net(parser: argparse.ArgumentParser) -> None:
 def radius(text: str) -> float:
     """An epsilon from the command line: a number or a fraction, 36/255 say."""
     try:
-        return check_epsilon(float(Fraction(text)))
+        # A fraction of what has an exponent would write out all its digits.
+        return check_epsilon(float(Fraction(text) if "/" in text else text))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no radius: give a number greater than 0, 0.3 or 36/255 say") from None

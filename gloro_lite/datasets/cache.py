@@ -1,4 +1,7 @@
-"""Decoded images on disk: tensors that are mapped into memory, so that opening them reads nothing that is not used."""
+"""Decoded images on disk, as tensors that are mapped into memory: what is not used takes no room there.
+
+Opening a file reads all of it once, to compare checksums: damaged images would go unnoticed.
+"""
 
 from __future__ import annotations
 

@@ -55,11 +55,10 @@ def names() -> list[str]:
 
 
 def full_name(name: str) -> str:
-    """`mnist-0.3` stands for its seed 0. Raises ValueError for what is not stored."""
-    known = names()
-    full = next((known_name for known_name in (name, f"{name}/seed-0") if known_name in known), None)
-    if full is None:
-        raise ValueError(f"there is no stored model {name!r}: there are {', '.join(known)}")
+    """One of `names`, as `stored.full_name` gives it. Raises FileNotFoundError as that does, and ValueError for another."""
+    full = name if name == "linear" else stored.full_name(name)
+    if full not in (known := names()):
+        raise ValueError(f"{name!r} is none of the stored models that are attacked: these are {', '.join(known)}")
     return full
 
 

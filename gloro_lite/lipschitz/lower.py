@@ -17,6 +17,7 @@ class Pairs(NamedTuple):
         a: (batch, ...), the first point of each pair.
         b: (batch, ...), the second.
         slope: (batch,), ``|f(a) - f(b)| / ||a - b||``, which no Lipschitz constant of f is below, in output units per input unit.
+            In float32, where rounding can add to it, it is an estimate: measure the pairs again with `slopes`, in float64.
     """
 
     a: Tensor
@@ -96,24 +97,32 @@ def lower_bound(
 ) -> Tensor:
     """A lower bound on a function's Lipschitz constant, by `steepest_pairs` from each start x along its gradient.
 
+    All that is returned are slopes between two points, and none is the length of a gradient: at a kink, what automatic
+    differentiation returns need not be a derivative.
+
     Args:
-        function: as for `steepest_pairs`.
-        x: (batch, ...), the starts.
-        steps: of the search, >= 0; 0 gives the local constants at the starts: the lengths of the gradients there.
+        function: as for `steepest_pairs`, in float64: a network after ``.double()``, say.
+        x: (batch, ...) float64, the starts.
+        steps: of the search, >= 0; 0 gives the local constants at the starts: slopes of close pairs along the gradients there, a
+            thousandth of `reach` on each side.
         reach: how far on each side of its start a pair begins, in input units; it shrinks to a twentieth of that.
         radius: keeps the search within this l2 distance of each start, for the local constant there. By default it goes anywhere,
             for the global one.
 
     Returns: (batch,), the steepest that was found from each start.
+
+    Raises TypeError for x of another type, in which rounding could make a slope too large; ValueError as `steepest_pairs` does.
     """
+    if x.dtype != torch.float64:
+        raise TypeError(f"x is {x.dtype}, in which rounding can make a slope too large: give x and the function in float64")
     x = x.detach()
-    gradient = _value_and_gradient(function, x)[1]
-    lengths = _length(gradient).flatten()
+    reach = reach if radius is None else min(reach, radius)
+    towards = reach * _unit(_value_and_gradient(function, x)[1])
+    local = slopes(function, x + 1e-3 * towards, x - 1e-3 * towards)
     if steps == 0:
-        return lengths
-    half = (reach if radius is None else min(reach, radius)) * _unit(gradient)
-    found = steepest_pairs(function, x + half, x - half, steps=steps, closest=reach / 10, radius=radius)
-    return torch.maximum(lengths, found.slope)
+        return local
+    found = steepest_pairs(function, x + towards, x - towards, steps=steps, closest=reach / 10, radius=radius)
+    return torch.maximum(local, found.slope)
 
 
 def _value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

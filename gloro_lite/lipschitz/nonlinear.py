@@ -103,7 +103,10 @@ _ACTIVATIONS: dict[type, tuple[Callable[..., Tensor], Callable[..., Bound]]] = {
 
 
 class SortPairs(Node):
-    """`gloro_lite.MinMax`: it permutes numbers, so it keeps lengths, its constant is 1, and it rounds nothing."""
+    """`gloro_lite.MinMax`: it permutes numbers, so it keeps lengths, its constant is 1, and it rounds nothing.
+
+    What it computes is written down here once more, as of every layer: the program is compared with the layers themselves.
+    """
 
     def __init__(self, layer: MinMax, input_shape: Shape, name: str):
         if not input_shape or input_shape[0] % 2:

@@ -21,7 +21,7 @@ from gloro_lite.certificate import Certificate, check_epsilon
 from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz import TrainingBound
-from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, gamma, proven, read, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, check_search, gamma, proven, read, stages
 from gloro_lite.precision import on_cpu
 
 _ACTIVATIONS = {
@@ -169,9 +169,10 @@ def certify(
         epsilon: the l2 radius that a label needs; any radius above 0 by default.
         steps: radii that are tried for each input, epsilon first; each costs a forward pass with ball and box.
 
-    Raises ValueError for a network that BCP cannot take, with the layer and the reason, and for inputs of another shape or not
-    finite; TypeError for inputs of another type.
+    Raises ValueError for a network that BCP cannot take, with the layer and the reason, for inputs of another shape or not
+    finite, and for steps below 1; TypeError for inputs of another type.
     """
+    check_search(steps)
     layers, points, logits = read(network, input_shape, x, chain)
     norms = [stage.norm() for stage in layers]
     return certificate(
@@ -206,7 +207,7 @@ def fit(
     layers = chain(network, input_shape)
     bound = TrainingBound(network, input_shape)
 
-    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+    def of_batch(x: Tensor, y: Tensor, done: float, _: torch.Generator) -> Tensor:
         norms = bound.norms(power_iterations)
         now = [norms[stage.name] for stage in layers]
         return loss(layers, now, x, y, epsilon * growing_epsilon(done), min(1.0, 2 * done))
@@ -218,7 +219,7 @@ def fit(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        seed=seed,
         classes=layers[-1].size,
         before_epoch=bound.converge,
     )

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
-from gloro_lite.layers import MinMax
+from gloro_lite.layers import MinMax, min_max
 from gloro_lite.lipschitz import linear_operator, operator_norm
 from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_network, check_shape, layer_type
 from gloro_lite.lipschitz.errors import NetworkError
@@ -113,8 +113,7 @@ class Stage(NamedTuple):
         if self.activation is nn.ReLU:
             return z.relu()
         if self.activation is MinMax:
-            first, second = z.chunk(2, dim=1)
-            return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), dim=1)
+            return min_max(z)
         return z
 
 
@@ -249,6 +248,13 @@ def forward(chain: list[Stage], norms: list[float], x: Tensor) -> tuple[list[Ten
     return values, errors
 
 
+def check_search(steps: int, batch_size: int = 1) -> None:
+    """Raise ValueError unless a search tries at least one radius, of at least one input at a time."""
+    for meaning, count in (("steps is a number of radii", steps), ("batch_size is a number of inputs", batch_size)):
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{meaning}, at least 1, not {count!r}")
+
+
 def largest_radius(proven: Callable[[Tensor], Tensor], count: int, start: float = 1.0, steps: int = 20) -> Tensor:
     """The largest radius found by doubling and bisection for which `proven` says yes, (count,) float64; 0 where none is.
 
@@ -276,6 +282,7 @@ def certificate(
         proven: maps radii (batch,) and predictions (batch,) to whether each prediction is proven at its radius.
         prediction: (batch,) int64.
     """
-    start = 1.0 if epsilon is None else math.nextafter(check_epsilon(epsilon), math.inf)
+    needed = 0.0 if epsilon is None else check_epsilon(epsilon)
+    start = math.nextafter(needed, math.inf) if needed else 1.0
     radius = largest_radius(lambda radii: proven(radii, prediction), len(prediction), start, steps)
-    return Certificate(prediction.where(radius > (epsilon or 0.0), BOTTOM), radius, prediction, guarantee)
+    return Certificate(prediction.where(radius > needed, BOTTOM), radius, prediction, guarantee)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import Certificate, check_epsilon, joined
 from gloro_lite.fit import growing_epsilon, minimise
 from gloro_lite.layers import MinMax
-from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, gamma, proven, read, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, check_search, gamma, proven, read, stages
 from gloro_lite.precision import on_cpu
 
 _ACTIVATIONS = {
@@ -170,10 +170,9 @@ def certify(
         batch_size: inputs at a time; memory grows with it.
 
     Raises ValueError for a network that the bound cannot take, with the layer and the reason, for inputs of another shape or not
-    finite, and a batch_size below 1; TypeError for inputs of another type.
+    finite, and steps or a batch_size below 1; TypeError for inputs of another type.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    check_search(steps, batch_size)
     layers, points, logits = read(network, input_shape, x, chain)
     parts = zip(points.split(batch_size), logits.split(batch_size), strict=True)
     return joined([_certify(layers, part, of_part.argmax(dim=1), epsilon, steps) for part, of_part in parts])
@@ -206,13 +205,13 @@ def fit(
     epsilon = check_epsilon(epsilon)
     layers = chain(network, input_shape)
     epoch_losses = minimise(
-        lambda x, y, done: loss(layers, x, y, epsilon * growing_epsilon(done)),
+        lambda x, y, done, _: loss(layers, x, y, epsilon * growing_epsilon(done)),
         network,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        seed=seed,
         classes=layers[-1].size,
     )
     return list(epoch_losses)

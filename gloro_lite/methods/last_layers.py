@@ -28,7 +28,7 @@ The error is a part of that of the logits, and counted with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -47,13 +47,16 @@ from gloro_lite.precision import on_cpu
 _PAIRS = 2048
 """Pairs of an input and a rival that are looked at together: a gradient is kept for each."""
 
+COMPARED = {nn.ReLU: 1.0, MinMax: 2.0, Absolute: 1.0}
+"""The activations that the bound knows, and the square of the norm of what takes a layer's outputs, with each, to the units."""
+
 
 class Tail(NamedTuple):
     """The last hidden layer, its activation, and the layer of the logits, float64.
 
     Attributes:
         weight, bias: of the hidden layer, (outputs, inputs) and (outputs,).
-        activation: nn.ReLU, MinMax or Absolute.
+        activation: one of `COMPARED`.
         head, head_bias: of the logits, (classes, outputs) and (classes,).
     """
 
@@ -93,15 +96,22 @@ class Tail(NamedTuple):
         return self.activation()(z)
 
 
-def tail(state: State) -> Tail:
-    """The last layers of a net's state. Raises ValueError where they are not Linear, one of the activations, and Linear."""
-    layers = [node.layer for node in state.program.nodes[-3:]]
+def last_types(layers: Iterable[nn.Module]) -> list[type[nn.Module]]:
+    """The types of a network's last three layers. Raises ValueError unless these are Linear, one of `COMPARED`, and Linear."""
     kinds = [layer_type(layer) for layer in layers]
-    if len(layers) < 3 or kinds[0] is not nn.Linear or kinds[1] not in (nn.ReLU, MinMax, Absolute):
+    if len(kinds) < 3 or kinds[0] is not nn.Linear or kinds[1] not in COMPARED or kinds[2] is not nn.Linear:
+        known, found = (", ".join(kind.__name__ for kind in some) for some in (COMPARED, kinds))
         raise ValueError(
-            "the local bound of the last layers needs a network that ends in Linear, one of ReLU, MinMax and Absolute, and "
-            f"Linear; this one ends in {', '.join(kind.__name__ for kind in kinds)}"
+            f"the local bound of the last layers needs a network that ends in Linear, one of {known}, and Linear; "
+            f"this one ends in {found}"
         )
+    return kinds
+
+
+def tail(state: State) -> Tail:
+    """The last layers of a net's state. Raises ValueError as `last_types` does, and for layers with a registered bound."""
+    layers = [node.layer for node in state.program.nodes[-3:]]
+    kinds = last_types(layers)
     for kind, layer in zip(kinds, layers, strict=True):
         if registered(layer) is not None:  # its forward pass is its own affair then
             raise ValueError(f"the local bound of the last layers needs to know them, and {kind.__name__} has a registered bound")
@@ -209,7 +219,7 @@ def certify(net: GloroNet, x: Tensor, epsilon: float | None = None, *, steps: in
 
     Returns: the larger of both radii, and the labels that follow from it. Inputs that the global bound certifies keep its radius.
 
-    Raises ValueError for other last layers, and for a batch_size below 1; TypeError for what is no GloRo Net; what
+    Raises ValueError for other last layers, and for steps or a batch_size below 1; TypeError for what is no GloRo Net; what
     `GloroNet.certify` raises.
     """
 

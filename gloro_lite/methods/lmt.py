@@ -75,13 +75,13 @@ def fit(
     """
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
     epoch_losses = minimise(
-        lambda x, y, done: loss(net.logits(x), y, net.estimate(), goal * growing_epsilon(done)),
+        lambda x, y, done, _: loss(net.logits(x), y, net.estimate(), goal * growing_epsilon(done)),
         net,
         train,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        generator=torch.Generator(device=train[0].device).manual_seed(seed),
+        seed=seed,
         classes=net.classes,
         before_epoch=net.converge,
     )

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon, joined
 from gloro_lite.layers import MinMax
 from gloro_lite.lipschitz.checks import check_batch
-from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, forward, gamma, read_program, stages
+from gloro_lite.methods.chain import FLOOR, ROOT, Shape, Stage, certificate, check_search, forward, gamma, read_program, stages
 from gloro_lite.net import GloroNet, State, check_net
 from gloro_lite.precision import on_cpu
 
@@ -296,11 +296,10 @@ def fall_back(
         prepare: of the net's state, gives what makes the local bound of a batch of inputs.
         steps, batch_size: see `certify`.
 
-    Raises TypeError for what is no GloRo Net, ValueError for a batch_size below 1, and what `GloroNet.certify` raises.
+    Raises TypeError for what is no GloRo Net, ValueError for steps or a batch_size below 1, and what `GloroNet.certify` raises.
     """
     check_net(net)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+    check_search(steps, batch_size)
     epsilon = net.epsilon if epsilon is None else check_epsilon(epsilon)
     # Both bounds are of one state of the network, also where another thread trains it.
     state = net.state()
@@ -334,8 +333,8 @@ def certify(
 
     Returns: the larger of both radii, and the labels that follow from it. Inputs that the global bound certifies keep its radius.
 
-    Raises ValueError for a network that the local bound cannot take, with the layer, and for a batch_size below 1; TypeError for
-    what is no GloRo Net; what `GloroNet.certify` raises.
+    Raises ValueError for a network that the local bound cannot take, with the layer, and for steps or a batch_size below 1;
+    TypeError for what is no GloRo Net; what `GloroNet.certify` raises.
     """
     check_net(net)
     chain(net.network, net.input_shape)  # first, as it knows better what is wrong

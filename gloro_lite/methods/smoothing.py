@@ -222,9 +222,8 @@ def fit(
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be finite and not negative, not {sigma}")
-    generator = torch.Generator(device=train[0].device).manual_seed(seed)
 
-    def of_batch(x: Tensor, y: Tensor, done: float) -> Tensor:
+    def of_batch(x: Tensor, y: Tensor, _: float, generator: torch.Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         logits = network(x + sigma * noise)
         check_labels(y, len(x), logits.shape[1])
@@ -237,6 +236,6 @@ def fit(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        generator=generator,
+        seed=seed,
     )
     return list(epoch_losses)

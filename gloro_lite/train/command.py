@@ -15,7 +15,7 @@ import signal
 import sys
 import typing
 
-from gloro_lite.console import ERRORS, one_line, reports_errors
+from gloro_lite.console import ERRORS, STOPPED, one_line, reports_errors, seconds
 from gloro_lite.datasets import benchmarks
 from gloro_lite.precision import exact_float32
 from gloro_lite.train.checkpoint import CheckpointError
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output", metavar="DIR", help=f"folder of this run (default: {STORED}/<recipe>/seed-<n>)")
     run.add_argument(
         "--max-seconds",
-        type=_seconds,
+        type=seconds,
         default=math.inf,
         metavar="S",
         help="stop training in time, with a checkpoint (certifying the test set, after the last epoch, comes on top)",
@@ -98,15 +98,6 @@ def _seed(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {SEEDS - 1}, not {text}")
 
 
-def _seconds(text: str) -> float:
-    try:
-        if (seconds := float(text)) > 0:
-            return seconds
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text}")
-
-
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code, see the end of `--help`."""
@@ -135,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise
     except TrainingStopped as stop:
         _say(f"{stop}; the same command goes on from there", first)
-        return 0 if "LOCAL_RANK" in os.environ else 3  # torchrun takes any other code for a crash
+        return 0 if "LOCAL_RANK" in os.environ else STOPPED  # torchrun takes any other code for a crash
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last full epoch", first)
         return 130

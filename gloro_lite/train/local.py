@@ -7,30 +7,21 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.layers import Absolute, MinMax
-from gloro_lite.methods.last_layers import Tail
+from gloro_lite.methods.last_layers import COMPARED, Tail, last_types
 
 _RIVALS = 3
 """How many rivals of a class have a local bound, those nearest to bottom by the global one; it is enough for the others."""
-
-_COMPARED = {nn.ReLU: 1.0, Absolute: 1.0, MinMax: 2.0}
-"""The square of the norm of what takes a layer's outputs, by its activation, to what the absolute values are taken of."""
 
 
 class WithHidden(nn.Module):
     """A network that returns, beside its logits, what its last activation reads.
 
-    Raises ValueError for a network that does not end in Linear, one of ReLU, MinMax and Absolute, and Linear.
+    Raises ValueError as `gloro_lite.methods.last_layers.last_types` does.
     """
 
     def __init__(self, network: nn.Sequential):
         super().__init__()
-        last = [type(layer) for layer in network[-3:]]
-        if len(last) < 3 or last[0] is not nn.Linear or last[1] not in _COMPARED or last[2] is not nn.Linear:
-            raise ValueError(
-                "to train with the local bound of the last layers, a network must end in a dense layer, ReLU, MinMax or the "
-                "absolute value, and the layer of the logits"
-            )
+        self._activation = last_types(network[-3:])[1]
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,9 +38,9 @@ class WithHidden(nn.Module):
             epsilon: the l2 radius within which the inputs move.
             norms: of the linear layers before the last, in order; empty where all are 1.
         """
-        layer, activation, head = self.network[-3:]
+        layer, _, head = self.network[-3:]
         bias = layer.weight.new_zeros(())  # both biases are in `logits` and `hidden`
-        tail = Tail(layer.weight, bias, type(activation), head.weight, bias)
+        tail = Tail(layer.weight, bias, self._activation, head.weight, bias)
         *before, last = norms or [1.0]
         return LocalConstants(tail, last, logits, hidden, table, epsilon, epsilon * math.prod(before))
 
@@ -69,7 +60,7 @@ class LocalConstants:
         self, tail: Tail, norm: float, logits: Tensor, hidden: Tensor, table: Tensor, epsilon: float, reach: float | Tensor
     ):
         self._tail, self._logits, self._table, self._epsilon = tail, logits, table, epsilon
-        self._reach, self._square = reach, _COMPARED[tail.activation] * norm**2
+        self._reach, self._square = reach, COMPARED[tail.activation] * norm**2
         self._values = tail.units(hidden.mT).mT
         # All that is asked of the rows of the hidden layer is how they multiply with each other.
         rows = torch.cat((tail.units(tail.weight), tail.means(tail.weight)))

@@ -24,9 +24,10 @@ def module(name: str) -> str:
 
 
 class Widget(anywidget.AnyWidget):
-    """A picture with an epsilon, in input units. Assigning to a trait redraws it; `observe` calls back when it is moved.
+    """A picture with an epsilon, in input units.
 
-    Traits: `epsilon`, and `largest`, where its slider ends.
+    Traits: `epsilon`, and each widget's own. Assigning to one redraws the picture, and `observe` calls back when the reader moves
+    it. What else a widget holds is set before it is shown, such as where the slider ends: see `with_controls`.
     """
 
     _css = _FILES.joinpath("style.css").read_text(encoding="utf-8")

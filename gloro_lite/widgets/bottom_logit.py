@@ -16,6 +16,13 @@ def _finite(values) -> list[float]:
     return values
 
 
+def _checked(logits, rows) -> tuple[list[float], list[list[float]]]:
+    logits, rows = _finite(logits), [_finite(row) for row in rows]
+    if not 2 <= len(logits) <= 6 or len(rows) != len(logits) or any(len(row) != 2 for row in rows):
+        raise ValueError(f"give two to six logits, and a row of two numbers for each; got {len(logits)} and {len(rows)}")
+    return logits, rows
+
+
 class BottomLogit(Widget):
     """Bars for the logits, whiskers for what each rival gains within epsilon, and bottom's level at the highest whisker: with
     K_i + K_j (the paper's Figure 2) and with the tight K_ij = ||w_j - w_i|| (its Appendix A.2).
@@ -25,7 +32,7 @@ class BottomLogit(Widget):
         rows: the last layer's row for each class, [a, b]: two features are enough to show lengths and angles.
         epsilon: in input units.
 
-    Traits: `logits`, `rows` and `epsilon`, all moved by the reader.
+    Traits: `logits`, `rows` and `epsilon`, all moved by the reader; there are as many classes as in the beginning.
 
     Raises ValueError for other shapes and for values that are not finite.
     """
@@ -35,18 +42,23 @@ class BottomLogit(Widget):
     rows = traitlets.List().tag(sync=True)
 
     def __init__(self, logits=(1.6, 0.4, -0.8), rows=((1.2, 0.6), (0.3, 1.4), (-1.0, -0.7)), epsilon: float = 0.3):
-        logits, rows = _finite(logits), [_finite(row) for row in rows]
-        if not 2 <= len(logits) <= 6 or len(rows) != len(logits) or any(len(row) != 2 for row in rows):
-            raise ValueError(f"give two to six logits, and a row of two numbers for each; got {len(logits)} and {len(rows)}")
         super().__init__(
-            logits=logits,
-            rows=rows,
+            logits=list(logits),
+            rows=list(rows),
             epsilon=epsilon,
             description=(
                 "Bottom logit: bars for each class's logit, with whiskers up to what each rival can reach within epsilon, and "
                 "bars for bottom in two forms; arrows for the last layer's rows. Bottom wins where its bar is the highest."
             ),
         )
+
+    @traitlets.validate("logits")
+    def _check_logits(self, proposal) -> list[float]:
+        return _checked(proposal["value"], self.rows)[0]
+
+    @traitlets.validate("rows")
+    def _check_rows(self, proposal) -> list[list[float]]:
+        return _checked(self.logits, proposal["value"])[1]
 
     def _draw(self):
         import torch

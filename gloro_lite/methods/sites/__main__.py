@@ -9,7 +9,7 @@ import math
 import sys
 from pathlib import Path
 
-from gloro_lite.console import at_least, reports_errors
+from gloro_lite.console import STOPPED, at_least, reports_errors, seconds
 from gloro_lite.files import only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
@@ -19,7 +19,7 @@ from gloro_lite.methods.sites.training import Settings, check_settings, load_dat
 
 @reports_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command, see the package; returns 0, or 1 after an error."""
+    """Run the command, see the package; returns its exit code: 0, `STOPPED`, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=package.__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
     parser.add_argument(
@@ -27,7 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
     parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
-    parser.add_argument("--max-seconds", type=float, default=math.inf, help="start no epoch after that long")
+    parser.add_argument(
+        "--max-seconds",
+        type=seconds,
+        default=math.inf,
+        metavar="S",
+        help=f"start no epoch after that long: exit code {STOPPED}, and the same command goes on",
+    )
     parser.add_argument(
         "--no-test",
         action="store_true",
@@ -73,7 +79,7 @@ def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: str | N
     )
     if len(history) < epochs:
         print(f"{len(history)} of {epochs} epochs: run the command again to go on", flush=True)
-        return 0
+        return STOPPED
     if not tested:
         return 0
     result = write(sites, before, train, test, folder, settings, history, epochs=epochs, seed=seed)

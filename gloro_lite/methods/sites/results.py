@@ -63,7 +63,8 @@ def write(
         begin = time.process_time()
         few = sites.certify(x[:TIMED], settings.epsilon, **option)
         found[form]["processor_seconds_per_image"] = (time.process_time() - begin) / len(few.label)
-    chosen = max(range(len(history)), key=lambda k: history[k]["vra"]) if history else None
+    # Where nothing was validated, the sites of the last epoch remain.
+    chosen = max(range(len(history)), key=lambda k: history[k].get("vra", k), default=None)
     result = {
         "recipe": f"sites/{folder.parent.name}",
         "seed": seed,
@@ -71,7 +72,7 @@ def write(
         "test_accuracy": found["cells"]["test_accuracy"],
         "test_vra": found["cells"]["test_vra"],
         "test_vra_in_box": found["cells_in_box"]["test_vra"],
-        "validation_vra": history[chosen]["vra"] if history else None,
+        "validation_vra": None if chosen is None else history[chosen].get("vra"),
         "train_vra": (signed_radii(sites, Data(train.x[:5000], train.y[:5000])) > settings.epsilon).double().mean().item(),
         "forms": found,
         "chosen_epoch": chosen,

@@ -21,7 +21,7 @@ class WithHidden(nn.Module):
 
     def __init__(self, network: nn.Sequential):
         super().__init__()
-        self._activation = last_types(network[-3:])[1]
+        self._activation = last_types(list(network)[-3:])[1]
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,10 +38,10 @@ class WithHidden(nn.Module):
             epsilon: the l2 radius within which the inputs move.
             norms: of the linear layers before the last, in order; empty where all are 1.
         """
-        layer, _, head = self.network[-3:]
+        layer, _, head = list(self.network)[-3:]
         bias = layer.weight.new_zeros(())  # both biases are in `logits` and `hidden`
         tail = Tail(layer.weight, bias, self._activation, head.weight, bias)
-        *before, last = norms or [1.0]
+        *before, last = norms or [torch.ones(())]
         return LocalConstants(tail, last, logits, hidden, table, epsilon, epsilon * math.prod(before))
 
 
@@ -57,7 +57,7 @@ class LocalConstants:
     """
 
     def __init__(
-        self, tail: Tail, norm: float, logits: Tensor, hidden: Tensor, table: Tensor, epsilon: float, reach: float | Tensor
+        self, tail: Tail, norm: Tensor, logits: Tensor, hidden: Tensor, table: Tensor, epsilon: float, reach: float | Tensor
     ):
         self._tail, self._logits, self._table, self._epsilon = tail, logits, table, epsilon
         self._reach, self._square = reach, COMPARED[tail.activation] * norm**2

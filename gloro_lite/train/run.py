@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -79,7 +79,7 @@ def train(
             trainer = Trainer(recipe, data, folder, seed=seed, device=device, weights=weights, compiled=compiled)
             _announce(trainer)
             trainer.run(max_seconds=max_seconds, on_epoch=on_epoch)
-            result = None
+            result: dict = {}  # of the first process alone
             if distributed.is_first():
                 logger.info("certifying the test set")
                 result = results.write(trainer.finished(), data.test, folder)
@@ -107,7 +107,7 @@ def _finished(folder: Path, recipe: Recipe, seed: int) -> dict | None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path):
+def _alone(folder: Path) -> Iterator[None]:
     """Within, no other run is in the folder, and what a killed one left half written is gone."""
     if not distributed.is_first():
         yield

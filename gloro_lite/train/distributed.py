@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-T = TypeVar("T")
 
 
 def start(device: str) -> str:
@@ -80,7 +78,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
         dist.broadcast(tensor.detach(), 0)
 
 
-def broadcast_object(value: T) -> T:
+def broadcast_object(value: Any) -> Any:
     """The first process's value of a plain object, for all."""
     if not _together():
         return value

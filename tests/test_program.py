@@ -705,6 +705,37 @@ def test_a_program_computes_what_pytorch_computes():
     assert (off <= result.at + result.own).all() and (result.at < 1e-2).all()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU(),
+        Absolute(),
+        nn.LeakyReLU(0.3),
+        nn.LeakyReLU(-0.7),
+        nn.PReLU(3, init=0.4),
+        nn.PReLU(init=-0.2),
+        nn.ELU(0.6),
+        nn.Tanh(),
+        nn.Sigmoid(),
+        nn.Softplus(2.0),
+        nn.GELU(),
+        nn.GELU(approximate="tanh"),
+        nn.SiLU(),
+        GroupSort(3),
+    ],
+    ids=repr,
+)
+def test_a_program_computes_what_the_activation_computes(layer):
+    """On both sides of 0, where some layers in front of an activation leave no number."""
+    if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
+        layer.weight.data = torch.tensor([0.4, -0.3, 0.1])
+    frozen = Program(nn.Sequential(layer).double().eval(), (3, 4, 5))
+    x = 3 * torch.randn(50, 3, 4, 5, dtype=torch.float64)
+    assert x.min() < -5 and x.max() > 5
+    # Softplus has no threshold here, beyond which PyTorch leaves out what is added to x.
+    torch.testing.assert_close(frozen.run(x, frozen.nodes).value, layer(x), rtol=1e-12, atol=2e-9)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_parts_of_a_batch_are_put_together_in_their_order(monkeypatch, size):
     """Convolutions see one to five images at a time; what is known of each image is the same."""

@@ -15,6 +15,23 @@ PHONE = 375
 THEMES = ("light", "dark")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", action="store_true", help="keep pictures of all pages, at two widths, in screenshots/")
+
+
+@pytest.fixture(scope="session")
+def pictured(request):
+    """Keeps a picture of a whole page in screenshots/, where that was asked for: a long page's takes seconds."""
+
+    def keep(page, name: str) -> None:
+        if request.config.getoption("--screenshots", default=False):
+            folder = ROOT / "screenshots"
+            folder.mkdir(exist_ok=True)
+            page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+    return keep
+
+
 @pytest.fixture(scope="session")
 def browser():
     from browser import executable, launched

@@ -2,9 +2,8 @@
 
 import pytest
 from browser import WIDGETS, drawn
-from conftest import HTML, PAGES, PHONE, ROOT, THEMES, formulas_set, themed
+from conftest import HTML, PAGES, PHONE, THEMES, formulas_set, themed
 
-SCREENSHOTS = ROOT / "screenshots"
 # The theme's own, on every page.
 NOT_OURS = ("Got invalid theme mode",)
 ZOOMED = 320  # what a window of 1280 shows at 400 %
@@ -82,12 +81,11 @@ def resized(page, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES, ids=short)
-def test_page_loads_over_http_without_another_host(name, browser, server):
+def test_page_loads_over_http_without_another_host(name, browser, server, pictured):
     page, wrong = watched(browser, server)
     page.goto(f"{server}/{name}.html", wait_until="load")
     check_whole(page, name, wrong)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{short(name)}.png", full_page=True)
+    pictured(page, short(name))
     weight = page.evaluate(
         """performance.getEntriesByType('resource').reduce((sum, one) => sum + one.decodedBodySize,
             performance.getEntriesByType('navigation')[0].decodedBodySize)"""
@@ -101,7 +99,7 @@ def test_page_opens_from_the_disk(opened):
     check_whole(page, name, wrong)
 
 
-def test_a_phone_shows_all_of_a_page(opened):
+def test_a_phone_shows_all_of_a_page(opened, pictured):
     name, page, _ = opened
     resized(page, PHONE)
     for widget in widgets_on(name):
@@ -110,8 +108,7 @@ def test_a_phone_shows_all_of_a_page(opened):
     for width in (ZOOMED, PHONE):
         resized(page, width)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{short(name)}-phone.png", full_page=True)
+    pictured(page, f"{short(name)}-phone")
 
 
 def test_page_is_accessible(opened):

@@ -96,9 +96,9 @@ def stored_runs(results: Path) -> dict[str, list[Record]]:
     runs: dict[str, list[Record]] = {}
     for run in stored.runs(results):
         row = local.get(run, {})
-        more = {"test_vra_local": row["local"]} if row.get("weights_sha256") == weights_digest(results / run) else {}
+        more = {"test_vra_local": row["local"]} if row and row.get("weights_sha256") == weights_digest(results / run) else {}
         runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run) | more)
-    return {recipe: sorted(runs[recipe], key=lambda record: record["seed"]) for recipe in sorted(runs)}
+    return _in_order(runs)
 
 
 def method_runs(results: Path) -> dict[str, list[Record]]:
@@ -106,6 +106,10 @@ def method_runs(results: Path) -> dict[str, list[Record]]:
     runs: dict[str, list[Record]] = {}
     for path in sorted(path for method in METHODS for path in results.glob(f"{method}/*/seed-*/result.json")):
         runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(read_json(path))
+    return _in_order(runs)
+
+
+def _in_order(runs: dict[str, list[Record]]) -> dict[str, list[Record]]:
     return {name: sorted(runs[name], key=lambda record: record["seed"]) for name in sorted(runs)}
 
 
@@ -126,7 +130,7 @@ def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
         for end, what in (("-half", "half the resolution"), ("-local", "with a local bound")):
             found = [recipe for recipe in runs if recipe.startswith(row["recipe"] + end)]
             if found:
-                recipe = max(found, key=lambda recipe: float(_mean(runs[recipe], "validation_vra")))
+                recipe = max(found, key=lambda recipe: _mean(runs[recipe], "validation_vra"))
                 known = [row["benchmark"], f"{row['network']}, {what}", row["epsilon"], "", ""]
                 lines.append("| " + " | ".join([*known, *_ours(recipe, runs)]) + " |")
     return "\n".join(lines)
@@ -138,12 +142,13 @@ def _ours(recipe: str, runs: dict[str, list[Record]]) -> list[str]:
         return ["not run", "not run", "0"]
     link = f"[{len(records)}](data/results/{recipe}/README.md)"
     local = records[0]["settings"]["bound"] != "global" and all("test_vra_local" in record for record in records)
-    return [_mean(records, "test_accuracy"), _mean(records, "test_vra_local" if local else "test_vra"), link]
+    fields = ("test_accuracy", "test_vra_local" if local else "test_vra")
+    return [*(f"{_mean(records, field):.2f}" for field in fields), link]
 
 
-def _mean(records: list[Record], field: str) -> str:
-    values = [100 * record[field] for record in records]
-    return f"{sum(values) / len(values):.2f}"
+def _mean(records: list[Record], field: str) -> float:
+    """In per cent."""
+    return sum(100 * record[field] for record in records) / len(records)
 
 
 def card(recipe: str, records: list[Record]) -> str:
@@ -252,11 +257,10 @@ def method_card(name: str, records: list[Record]) -> str:
         radii = [record | record["forms"]["cells"] for record in records]
         command = f"python -m gloro_lite.methods.sites --data {dataset} --output FOLDER"
     else:
-        by = (
-            "a vote over noise, and each certificate may be wrong with a probability of 0.001"
-            if method == "smoothing"
-            else ("the method's own bound, in real arithmetic with exactly these weights")
-        )
+        by = "the method's own bound, in real arithmetic with exactly these weights"
+        if method == "smoothing":
+            alpha = first["guarantee"].removeprefix("1 - ")
+            by = f"a vote over noise, and each certificate may be wrong with a probability of {alpha}"
         radii, command = records, f"python -m gloro_lite.experiments.rivals {method} {row}"
     return f"""\
 # Model card: {name}

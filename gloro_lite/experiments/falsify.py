@@ -14,7 +14,6 @@ thrown away. Needs safetensors and, for AutoAttack, the extra `attacks`.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ from gloro_lite import files, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
+from gloro_lite.experiments.last_layers import added
 from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, read_json
 from gloro_lite.methods import last_layers
@@ -158,9 +158,9 @@ def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
         return {k: (of_sites(folder / "model.safetensors", result["epsilon"], box), test.images()) for k, box in kinds.items()}
     x, net = benchmarks.load(result["settings"]["dataset"], root).test.x, stored.load(name)
     found = {"": (of_net(net), x.float() / 255)}
-    local = folder / "local_certificates.csv"
-    rows = [int(row["index"]) for row in csv.DictReader(local.read_text().splitlines())] if local.is_file() else []
-    return found | ({"last layers": (of_last_layers(net), x[rows].float() / 255)} if rows else {})
+    if rows := added(folder):
+        found["last layers"] = of_last_layers(net), x[rows].float() / 255
+    return found
 
 
 def recorded() -> dict[str, Any]:

@@ -9,6 +9,7 @@ has not, so that anyone can verify them: `data/checker` does.
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
 from pathlib import Path
@@ -20,8 +21,18 @@ from gloro_lite.experiments.each_run import tabulate
 from gloro_lite.files import home, table, write_atomically
 from gloro_lite.methods import last_layers
 from gloro_lite.net import GloroNet
+from gloro_lite.train import results
 
 OUTPUT = home() / "last_layers.json"
+
+
+def added(folder: Path) -> list[int]:
+    """The test images of a run that the local bound adds, by `local_certificates.csv`; none where that was not asked."""
+    path = folder / results.LOCAL
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [int(row["index"]) for row in csv.DictReader(file)]
 
 
 def gain(net: GloroNet, test: Images, folder: Path) -> dict[str, float]:
@@ -39,9 +50,9 @@ def gain(net: GloroNet, test: Images, folder: Path) -> dict[str, float]:
     between = time.process_time()
     local = last_layers.certify(net, x)
     end = time.process_time()
-    added = ((local.label == y) & (known.label != y)).nonzero()[:, 0]
-    rows = zip(added.tolist(), y[added].tolist(), strict=True)
-    write_atomically(folder / "local_certificates.csv", table(("index", "label"), rows))
+    more = ((local.label == y) & (known.label != y)).nonzero()[:, 0]
+    rows = zip(more.tolist(), y[more].tolist(), strict=True)
+    write_atomically(folder / results.LOCAL, table(("index", "label"), rows))
     return {
         "images": len(x),
         "epsilon": net.epsilon,

@@ -41,7 +41,7 @@ class WithHidden(nn.Module):
         layer, _, head = list(self.network)[-3:]
         bias = layer.weight.new_zeros(())  # both biases are in `logits` and `hidden`
         tail = Tail(layer.weight, bias, self._activation, head.weight, bias)
-        *before, last = norms or [torch.ones(())]
+        *before, last = norms or [1.0]
         return LocalConstants(tail, last, logits, hidden, table, epsilon, epsilon * math.prod(before))
 
 
@@ -57,7 +57,14 @@ class LocalConstants:
     """
 
     def __init__(
-        self, tail: Tail, norm: Tensor, logits: Tensor, hidden: Tensor, table: Tensor, epsilon: float, reach: float | Tensor
+        self,
+        tail: Tail,
+        norm: float | Tensor,
+        logits: Tensor,
+        hidden: Tensor,
+        table: Tensor,
+        epsilon: float,
+        reach: float | Tensor,
     ):
         self._tail, self._logits, self._table, self._epsilon = tail, logits, table, epsilon
         self._reach, self._square = reach, COMPARED[tail.activation] * norm**2

@@ -232,7 +232,6 @@ _MNIST_SMALL_GCE = dataclasses.replace(
     clean_weight=0.1,
     train_epsilon=0.33,
     learning_rate=0.002,
-    epochs=60,
 )
 """With the loss of `_SECOND`, for the same reason, and an epsilon near the one that is reported, as that loss asks for."""
 

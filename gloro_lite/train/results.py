@@ -23,6 +23,9 @@ from gloro_lite.train.trainer import FinishedRun
 STORED = home() / "results"
 """Where the results of runs are kept: in a checkout of the project its `data/results`, else `results` in the working folder."""
 
+LOCAL = "local_certificates.csv"
+"""The table in a run's folder of images that only a local bound certifies, see `gloro_lite.experiments.last_layers`."""
+
 
 def read(path: Path) -> dict:
     """What `write` put into the `result.json` at `path`, as it would write it today, whichever format the file has.
@@ -91,7 +94,7 @@ def recertify(folder: Path, net: GloroNet, test: Images) -> dict:
     result = read(folder / "result.json")
     certificate, proven = _certified(net, test, result["epsilon"])
     result = {**result, **proven, "weights_sha256": weights_digest(folder), "certified": _versions()}
-    (folder / "local_certificates.csv").unlink(missing_ok=True)
+    (folder / LOCAL).unlink(missing_ok=True)
     write_certificates(folder, certificate, test, result)
     return result
 

@@ -327,4 +327,5 @@ def _versions(record: Record) -> str:
 
 
 def _value(value: object) -> str:
-    return "none" if value == "" else f"{value:.6g}" if isinstance(value, float) else f"{value}"
+    text = "none" if value == "" else f"{value:.6g}" if isinstance(value, float) else f"{value}"
+    return text.replace("|", "\\|")  # it stands in a table

@@ -193,8 +193,8 @@ def fit(
         learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
-        before_epoch=net.converge,
     )
+    net.converge()  # weights may have been loaded or initialised anew
     history: list[Epoch] = []
     shown, start = Progress(1, epochs, 0, progress), time.perf_counter()
     for epoch, mean in enumerate(means):

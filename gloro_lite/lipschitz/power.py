@@ -161,10 +161,9 @@ class TrainingBound(nn.Module):
     @torch.no_grad()
     def converge(self, tolerance: float = 1e-4, limit: int = 1000) -> float:
         """Iterate until ten iterations change the estimate by less than `tolerance` (relative); returns it."""
-        previous = float(self.forward(10))
+        estimate = float(self.forward(0))
         for _ in range(limit // 10):
-            estimate = float(self.forward(10))
+            previous, estimate = estimate, float(self.forward(10))
             if abs(estimate - previous) <= tolerance * abs(estimate):
                 break
-            previous = estimate
         return estimate

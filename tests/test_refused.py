@@ -388,7 +388,7 @@ def test_each_call_of_a_training_bound_goes_as_far_as_it_says():
     bounds = [TrainingBound(layer, (6,)) for _ in range(2)]
     assert bounds[0].norms()[""] == bounds[1](1)
     assert torch.equal(bounds[0].iterate_0, bounds[1].iterate_0)
-    assert bounds[0].converge(0.0, limit=20) == bounds[1](30).item()
+    assert bounds[0].converge(0.0, limit=20) == bounds[1](20).item()
 
 
 def test_a_net_that_is_no_classifier_any_more_is_refused():

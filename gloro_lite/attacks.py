@@ -136,4 +136,4 @@ def accuracy_under_attack(logits: Callable[[Tensor], Tensor], x: Tensor, labels:
     moved = pgd(logits, x, labels, radius, **kwargs)
     with torch.no_grad():
         right = (logits(x).argmax(dim=1) == labels) & (logits(moved).argmax(dim=1) == labels)
-    return right.float().mean().item()
+    return right.double().mean().item()  # as VRA is, so that equal counts are equal

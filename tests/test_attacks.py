@@ -126,3 +126,9 @@ def test_accuracy_under_attack_falls_with_the_radius_and_bounds_vra():
     accuracies = [accuracy_under_attack(net.logits, x, y, radius) for radius in (1e-6, 0.1, 0.5)]
     assert accuracies[0] > accuracies[1] > accuracies[2]
     assert (net.certify(x).label == y).float().mean().item() <= accuracies[1]
+
+
+def test_accuracy_under_attack_is_the_exact_share():
+    x = torch.tensor([[1.0], [2.0], [-3.0]])
+    share = accuracy_under_attack(lambda x: torch.cat((x, -x), dim=1), x, torch.tensor([0, 0, 0]), 0.1)
+    assert share == 2 / 3

@@ -141,3 +141,14 @@ def test_a_log_gets_a_line_an_epoch_and_no_bar(capsys, caplog):
     fit(net, data, epochs=2)
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_the_first_step_sees_the_weights_that_were_loaded_after_the_net_was_built(monkeypatch):
+    torch.manual_seed(0)
+    net = GloroNet(nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)), (40,), 0.1)
+    with torch.no_grad():
+        net.network[0].weight.copy_(torch.diag(torch.linspace(1, 2, 40)).roll(7, 1))
+    seen, estimate = [], net.estimate
+    monkeypatch.setattr(GloroNet, "estimate", lambda self: seen.append(estimate()) or seen[-1])
+    fit(net, (torch.rand(4, 40), torch.tensor([0, 1, 0, 1])), epochs=1, learning_rate=1e-6, progress=False)
+    torch.testing.assert_close(seen[0].double(), net.margin_constants(), rtol=0.02, atol=0)

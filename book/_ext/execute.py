@@ -31,6 +31,8 @@ from gloro_lite.files import write_atomically
 ROOT = Path(__file__).resolve().parents[2]
 TWINS = ROOT / "_build" / "notebooks"
 CELL_SECONDS = 900
+LONGEST = ("training_on_digits", "voronoi", "other_methods")
+"""Chapters that are started first: when one of them is the last, a core has nothing to do meanwhile."""
 
 
 class NotebookError(RuntimeError):
@@ -241,6 +243,8 @@ def execute(notebook: Path, output: Path, parameters: dict | None = None) -> Non
             cwd=str(ROOT),
             kernel_name="python3",
             progress_bar=False,
+            # Kernels warn of their sockets at each start, and report the interrupt that ends them as an error.
+            extra_arguments=["--log-level=CRITICAL"],
             # A chapter that is given parameters may have been asked to train for hours.
             execution_timeout=None if parameters else CELL_SECONDS,
         )
@@ -347,6 +351,7 @@ def run_all(due: list[Path], jobs: int) -> int:
             failures.append(path.name)
             print(error, file=sys.stderr, flush=True)
 
+    due = sorted(due, key=lambda path: (*LONGEST, path.stem).index(path.stem))
     pool = ThreadPoolExecutor(max(1, jobs))
     try:
         list(pool.map(run, due))

@@ -98,6 +98,14 @@
     await Promise.all(shown);
   }
 
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  const parsed =
+    document.readyState === "loading" ? new Promise((done) => document.addEventListener("DOMContentLoaded", done)) : Promise.resolve();
+  const started = parsed.then(start);
+
+  // Formulas come next: to set all of a page's holds a slow processor for seconds, and a widget only for as long as it takes to build.
+  const startup = window.MathJax?.config?.startup;
+  if (startup) {
+    const typeset = startup.pageReady;
+    startup.pageReady = () => started.then(typeset, typeset);
+  }
 })();

@@ -10,14 +10,16 @@ from typing import Any
 from gloro_lite import networks, serialization
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.files import home
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import weights_digest
 
-CHECKOUT = Path(__file__).parents[1] / "data" / "results"
-"""Where a checkout of the project keeps its runs, as `<recipe>/seed-<n>/`."""
+STORED = home() / "results"
+"""Where runs are kept, as `<recipe>/seed-<n>/`: in a checkout of the project its `data/results`, else `results` in the working
+folder."""
 
 PACKAGED = Path(__file__).parent / "weights"
-"""Where an installed wheel keeps the runs that are small enough to travel with it, in the same layout."""
+"""Where an installed wheel keeps what is small enough to travel with it, in the same layout."""
 
 FORMAT = 3
 """The format of `result.json`. `migrated` brings earlier ones into it."""
@@ -67,14 +69,14 @@ def migrated(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """The stored nets of this installation. In a checkout, all of `data/results`; in an installed wheel, the small ones."""
-    found = {path.parts[-3] for root in (CHECKOUT, PACKAGED) for path in root.glob("*/seed-*/model.safetensors")}
+    """The stored nets: those of `STORED`, and in an installed wheel the small one that travels with it."""
+    found = {path.parts[-3] for root in (STORED, PACKAGED) for path in root.glob("*/seed-*/model.safetensors")}
     return sorted(found)
 
 
 def runs(root: Path | None = None) -> list[str]:
-    """The finished runs of recipes in a folder of results, `CHECKOUT` by default: `<recipe>/seed-<n>`, in alphabetical order."""
-    root = root or CHECKOUT
+    """The finished runs of recipes in a folder of results, `STORED` by default: `<recipe>/seed-<n>`, in alphabetical order."""
+    root = root or STORED
     return sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/seed-*/result.json"))
 
 
@@ -85,7 +87,7 @@ def chosen(named: Sequence[str]) -> list[str]:
     """
     found = [full_name(run) for run in named] or runs()
     if not found:
-        raise FileNotFoundError(f"there are no stored runs in {CHECKOUT}: name the folder of a run, or work in a checkout")
+        raise FileNotFoundError(f"there are no stored runs in {STORED}: name the folder of a run, or work in a checkout")
     return found
 
 
@@ -95,7 +97,7 @@ def full_name(run: str | Path) -> str:
     Raises FileNotFoundError as `folder` does.
     """
     where = folder(run).resolve()
-    root = next((root for root in (CHECKOUT, PACKAGED) if where.is_relative_to(root.resolve())), None)
+    root = next((root for root in (STORED, PACKAGED) if where.is_relative_to(root.resolve())), None)
     return where.as_posix() if root is None else where.relative_to(root.resolve()).as_posix()
 
 
@@ -110,14 +112,14 @@ def folder(run: str | Path) -> Path:
     """
     name = str(run).rstrip("/") or str(run)
     is_name = name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith(".")
-    for root in (CHECKOUT, PACKAGED) if is_name else ():
+    for root in (STORED, PACKAGED) if is_name else ():
         for place in (root / name, root / name / "seed-0"):
             if (place / "model.safetensors").is_file():
                 return place
     path = Path(name).expanduser()
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
     missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
-    tops = [top for top in (CHECKOUT / name, path) if name and top.is_dir()]
+    tops = [top for top in (STORED / name, path) if name and top.is_dir()]
     if missing and (seeds := sorted(found.parent.name for top in tops for found in top.glob("seed-*/result.json"))):
         raise FileNotFoundError(f"{name!r} is a folder of runs, one a seed: name one, {name}/{seeds[0]} say")
     if not name or not path.is_dir():

@@ -91,7 +91,7 @@ def test_runs_are_due_until_their_weights_were_attacked(tmp_path, monkeypatch, c
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "result.json").write_text("{}")
-    monkeypatch.setattr(attack.stored, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(attack.stored, "STORED", tmp_path)
     assert attack.due({}, SETTINGS) == ["one/seed-0"]
     known = {"one/seed-0": {"settings": SETTINGS, "weights_sha256": attack.weights_digest(folder)}}
     assert attack.due(known, SETTINGS) == []

@@ -211,7 +211,7 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     [
         (["certify", "mnist-0.4", "--images", "x"], "no stored net and no folder 'mnist-0.4'. Stored here: "),
         (["certify", "lmt/mnist-0.3", "--images", "x"], "of another method, lmt, and no GloRo Net"),
-        (["certify", str(stored.CHECKOUT / "mnist-0.3"), "--images", "x"], "a folder of runs, one a seed: name one, "),
+        (["certify", str(stored.STORED / "mnist-0.3"), "--images", "x"], "a folder of runs, one a seed: name one, "),
         (["compare", "mnist-0.3", "--plot", "no/such/plot.png"], "does not exist: make it first"),
         (["certify", "mnist-0.3", "--images", "nowhere"], "nowhere is neither a folder of images nor a file"),
         (["certify", "mnist-0.3", "--images", ".", "--output", "no/such/folder.csv"], "does not exist: make it first"),
@@ -266,7 +266,7 @@ def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, run, net, digits):
 
 
 def test_a_run_is_found_by_name_seed_and_path(tmp_path, monkeypatch):
-    base = stored.CHECKOUT / "mnist-0.3"
+    base = stored.STORED / "mnist-0.3"
     assert stored.folder("mnist-0.3") == base / "seed-0"
     assert stored.folder("mnist-0.3/seed-1") == base / "seed-1"
     assert stored.folder(base / "seed-2") == base / "seed-2"
@@ -314,7 +314,7 @@ def test_a_record_without_what_commands_read_is_damaged(tmp_path, capsys, run, f
 
 
 def test_a_run_has_one_full_name(tmp_path, monkeypatch):
-    base = stored.CHECKOUT / "mnist-0.3"
+    base = stored.STORED / "mnist-0.3"
     for run in ("mnist-0.3", "mnist-0.3/", "mnist-0.3/seed-0", base / "seed-0"):
         assert stored.full_name(run) == "mnist-0.3/seed-0"
     assert stored.full_name("lmt/mnist-0.3") == "lmt/mnist-0.3/seed-0"
@@ -323,7 +323,7 @@ def test_a_run_has_one_full_name(tmp_path, monkeypatch):
     assert stored.full_name(own) == own.as_posix()
     assert stored.chosen(["mnist-1.58", own]) == ["mnist-1.58/seed-0", own.as_posix()]
     assert stored.chosen([]) == stored.runs() and "mnist-0.3/seed-2" in stored.runs()
-    monkeypatch.setattr(stored, "CHECKOUT", tmp_path / "site" / "data")  # where an installed wheel would look
+    monkeypatch.setattr(stored, "STORED", tmp_path / "site" / "data")  # where an installed wheel would look
     with pytest.raises(FileNotFoundError, match="there are no stored runs in"):
         stored.chosen([])
 
@@ -380,7 +380,7 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
     run = results / "mnist-0.3" / "seed-0"
     run.mkdir(parents=True)
     for name in ("result.json", "model.safetensors"):
-        (run / name).write_bytes((stored.CHECKOUT / "mnist-0.3" / "seed-0" / name).read_bytes())
+        (run / name).write_bytes((stored.STORED / "mnist-0.3" / "seed-0" / name).read_bytes())
     (tmp_path / "data" / "paper.json").write_bytes((ROOT / "data" / "paper.json").read_bytes())
     (tmp_path / "README.md").write_text(f"before\n\n{cards.START}\nold\n{cards.END}\n\nafter\n")
     monkeypatch.setattr(cards.pages, "__defaults__", (results,))

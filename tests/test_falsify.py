@@ -129,7 +129,7 @@ def test_the_record_goes_on_where_it_was_and_drops_what_is_of_other_weights(tmp_
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
+    monkeypatch.setattr(falsify.stored, "STORED", tmp_path / "results")
     monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
     monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (target(), torch.randn(60, 4))})
     assert falsify.main(["tiny", "--searches", "within", "--images", "7"]) == 0
@@ -160,7 +160,7 @@ def test_what_others_find_meanwhile_is_kept(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "result.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(name.encode())
-    monkeypatch.setattr(falsify.stored, "CHECKOUT", tmp_path / "results")
+    monkeypatch.setattr(falsify.stored, "STORED", tmp_path / "results")
     monkeypatch.setattr(falsify, "OUTPUT", tmp_path / "falsification.json")
     monkeypatch.setattr(falsify, "targets", lambda name, root: {"": (target(), torch.zeros(2, 4))})
 

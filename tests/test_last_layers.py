@@ -50,8 +50,8 @@ def test_the_command_keeps_what_other_runs_say(tmp_path, monkeypatch, capsys):
     net, images = case()
     monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
     for run in ("mnist-1.58/seed-0", "mnist-0.3/seed-0"):
-        shutil.copytree(stored.CHECKOUT / run, tmp_path / run)
-    monkeypatch.setattr(stored, "CHECKOUT", tmp_path)
+        shutil.copytree(stored.STORED / run, tmp_path / run)
+    monkeypatch.setattr(stored, "STORED", tmp_path)
     monkeypatch.setattr(stored, "load", lambda run: net)
     monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     for run in ("mnist-1.58", "mnist-0.3/seed-0"):  # a recipe's only run may be named without its seed
@@ -68,11 +68,11 @@ def test_certified_anew_a_run_has_the_local_bound_s_table_anew_if_it_had_one(tmp
     net, images = case()
     run = "mnist-0.3/seed-0"
     folder = tmp_path / run
-    shutil.copytree(stored.CHECKOUT / run, folder)
+    shutil.copytree(stored.STORED / run, folder)
     record = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(record | {"epsilon": net.epsilon}))
     monkeypatch.setattr(last_layers, "OUTPUT", tmp_path / "last_layers.json")
-    monkeypatch.setattr(stored, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stored, "STORED", tmp_path)
     monkeypatch.setattr(stored, "load", lambda run: net)
     monkeypatch.setattr(benchmarks, "load", lambda dataset, root: Benchmark(images, images, images))
     certified = (certify(net, images.x.float() / 255).label == images.y).nonzero()[0].item()
@@ -92,18 +92,16 @@ def test_certified_anew_a_run_has_the_local_bound_s_table_anew_if_it_had_one(tmp
 @pytest.mark.parametrize("module", [last_layers, guarantees], ids=["last_layers", "guarantees"])
 def test_stored_rows_are_of_the_stored_weights(module):
     rows = json.loads(module.OUTPUT.read_text())["runs"]
-    assert {run: row["weights_sha256"] for run, row in rows.items()} == {
-        run: weights_digest(stored.CHECKOUT / run) for run in rows
-    }
+    assert {run: row["weights_sha256"] for run, row in rows.items()} == {run: weights_digest(stored.STORED / run) for run in rows}
     assert all(row["machine"]["device"] for row in rows.values())
 
 
-@pytest.mark.parametrize("run", [run for run in stored.runs() if (stored.CHECKOUT / run / "local_certificates.csv").is_file()])
+@pytest.mark.parametrize("run", [run for run in stored.runs() if (stored.STORED / run / "local_certificates.csv").is_file()])
 def test_a_run_names_the_images_that_its_row_counts(run):
     row = json.loads(last_layers.OUTPUT.read_text())["runs"][run]
-    images = named(stored.CHECKOUT / run)
+    images = named(stored.STORED / run)
     assert row["vra"] + len(images) / row["images"] == pytest.approx(row["local"], rel=0, abs=1e-12)
-    with (stored.CHECKOUT / run / "certificates.csv").open() as file:
+    with (stored.STORED / run / "certificates.csv").open() as file:
         rows = list(csv.DictReader(file))
     for k, label in images.items():
         assert int(rows[k]["label"]) == int(rows[k]["prediction"]) == label and float(rows[k]["radius"]) <= row["epsilon"]

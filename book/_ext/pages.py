@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bundles
 import nbformat
 import yaml
 from docutils import nodes
@@ -93,7 +94,8 @@ def tidied(body: str) -> str:
 
 
 def foot(pagename: str) -> str:
-    """When a chapter's notebook ran, for how long and with which versions; nothing for pages without code."""
+    """When a chapter's notebook ran, for how long and with which versions, and its archive; nothing for pages without code."""
+    up = "../" * pagename.count("/")
     notebook = ROOT / f"{pagename}.ipynb"
     if not notebook.is_file() or not twin(notebook).is_file():
         return ""
@@ -104,9 +106,10 @@ def foot(pagename: str) -> str:
     versions = " and ".join(
         f"{name} {found[name]}" for name in ("Python", "PyTorch") if name in found
     )
+    archive = bundles.link(pagename, up)
     return (
         f'<p class="gloro-run">Last run on {run["date"]} in {run["seconds"]} s, '
-        f"with {html.escape(versions)}.</p>"
+        f"with {html.escape(versions)}.{f' {archive}.' if archive else ''}</p>"
     )
 
 

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if stale and options.check else 0
 
 
-def pages(results: Path = stored.CHECKOUT) -> dict[Path, str]:
+def pages(results: Path = stored.STORED) -> dict[Path, str]:
     """Every file that the command writes, with its text. Raises FileNotFoundError where `results` is not a checkout's."""
     root = results.parents[1]
     if not (root / "README.md").is_file() or not results.is_dir():

@@ -155,7 +155,7 @@ def due(known: dict, settings: dict) -> list[str]:
     its present weights. Raises FileNotFoundError where nothing is stored."""
     runs = stored.chosen([])
     for method in rivals.METHODS:
-        runs += [f"{method}/{run}" for run in stored.runs(stored.CHECKOUT / method) if method != "smoothing"]
+        runs += [f"{method}/{run}" for run in stored.runs(stored.STORED / method) if method != "smoothing"]
     done = [run for run, found in known.items() if found["settings"] == settings]
     return [
         run

@@ -50,7 +50,7 @@ SEARCHES: dict[str, Callable[..., dict]] = {
 
 def names() -> list[str]:
     """All stored models, as `<recipe>/seed-<n>` and `sites/<run>/seed-<n>`; and the linear classifier of `at_the_boundary`."""
-    root = stored.CHECKOUT
+    root = stored.STORED
     return [*stored.runs(root), *(f"sites/{run}" for run in stored.runs(root / "sites")), "linear"]
 
 
@@ -150,7 +150,7 @@ def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
 
     For "last layers" these are the images that the local bound adds.
     """
-    folder = stored.CHECKOUT / name
+    folder = stored.STORED / name
     result = read_json(folder / "result.json")
     if name.startswith("sites/"):
         test = load_data(result["settings"]["data"], root, result["seed"])[2]
@@ -190,7 +190,7 @@ def digest(name: str) -> str | None:
     """SHA-256 of a stored model's weights; None for the linear classifier, which is made from its seed."""
     if name == "linear":
         return None
-    return weights_digest(stored.CHECKOUT / name)
+    return weights_digest(stored.STORED / name)
 
 
 def false_certificates(attacked: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder, `<recipe>/seed-<n>` of `STORED`: anyone can check it without training."""
+"""What a finished run leaves in its folder, `<recipe>/seed-<n>` of `stored.STORED`: anyone can check it without training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from gloro_lite import serialization
 from gloro_lite.certificate import Certificate
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.evaluate import certify, figures
-from gloro_lite.files import home, table, write_atomically, write_json
+from gloro_lite.files import table, write_atomically, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
-from gloro_lite.stored import FORMAT, migrated
+from gloro_lite.stored import FORMAT, STORED, migrated
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import FinishedRun
-
-STORED = home() / "results"
-"""Where the results of runs are kept: in a checkout of the project its `data/results`, else `results` in the working folder."""
 
 LOCAL = "local_certificates.csv"
 """The table in a run's folder of images that only a local bound certifies, see `gloro_lite.experiments.last_layers`."""

@@ -2,10 +2,16 @@
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
+import bundles
 import pytest
 from conftest import HTML, PAGES, ROOT
 
@@ -108,8 +114,38 @@ def test_a_chapter_ends_with_its_last_run():
             continue
         (run,) = runs
         assert re.fullmatch(
-            r"Last run on \d{4}-\d\d-\d\d in \d+ s, with Python 3\.\d+\.\d+\S* and PyTorch 2\.\d+\.\d+\S*\.", run
+            r"Last run on \d{4}-\d\d-\d\d in \d+ s, with Python 3\.\d+\.\d+\S* and PyTorch 2\.\d+\.\d+\S*\."
+            r"( <a href=.* download>This notebook with the data that it reads</a> \(unpacked \S+ MB\)\.)?",
+            run,
         ), run
+
+
+def test_a_chapter_is_offered_with_the_data_that_its_run_read(tmp_path):
+    """The archives hold what the run noted, byte for byte, and one runs from its folder by a package without a checkout."""
+    offered = 0
+    for name in PAGES:
+        text = (HTML / f"{name}.html").read_text(encoding="utf-8")
+        read = bundles.data_files(ROOT / f"{name}.ipynb") if (ROOT / f"{name}.ipynb").is_file() else []
+        links = re.findall(r'href="\.\./(chapters/[a-z_]+\.zip)"', text)
+        assert links == ([f"chapters/{Path(name).name}.zip"] if read else [])
+        if not links:
+            continue
+        offered += 1
+        with zipfile.ZipFile(HTML / links[0]) as archive:
+            for path in read:
+                assert archive.read(f"{Path(name).name}/{path.removeprefix('data/')}") == (ROOT / path).read_bytes()
+            archive.extractall(tmp_path)
+    assert offered >= 10
+
+    shutil.copytree(ROOT / "gloro_lite", tmp_path / "site" / "gloro_lite")
+    chapter = tmp_path / "muon_and_the_sphere"
+    (chapter / "results" / "mnist-0.3").rename(chapter / "away")
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "muon_and_the_sphere.ipynb", "out.ipynb"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    assert subprocess.run(command, cwd=chapter, env=environment, capture_output=True).returncode != 0  # so it is from there
+    (chapter / "away").rename(chapter / "results" / "mnist-0.3")
+    ran = subprocess.run(command, cwd=chapter, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_figures_are_shown_at_half_their_size():

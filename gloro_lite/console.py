@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -53,6 +54,15 @@ def seconds(text: str) -> float:
 def test_images(folder: str | None) -> Callable[[str], Images]:
     """What gives the test split of a data set, read once for runs of the same one in a row; `folder`: see `add_data`."""
     return functools.lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, folder).test)
+
+
+def log_to_stdout(level: int = logging.INFO) -> None:
+    """What a run tells of itself goes where its result does."""
+    logging.raiseExceptions = False  # a log that nobody reads any more is no reason to stop
+    logger = logging.getLogger("gloro_lite")
+    logger.setLevel(level)
+    logger.handlers = [logging.StreamHandler(sys.stdout)]
+    logger.propagate = False
 
 
 def check_folder_of(path: Path) -> None:

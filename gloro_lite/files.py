@@ -54,6 +54,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def check_free(folder: Path) -> None:
+    """Raise ValueError where a folder holds a run's results or weights: another run would write over them."""
+    held = [name for name in ("result.json", "model.safetensors") if (folder / name).exists()]
+    if held:
+        raise ValueError(f"{folder} holds {' and '.join(held)}: give another folder with --output, or move them away")
+
+
 def parts(path: Path) -> list[Path]:
     """What writers of `path` that were killed have left beside it, see `replacing`."""
     return sorted(path.parent.glob(f"{path.name}.{8 * '[0-9a-f]'}.part"))

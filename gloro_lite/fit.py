@@ -58,6 +58,7 @@ def minimise(
     seed: int,
     classes: int | None = None,
     before_epoch: Callable[[], object] = lambda: None,
+    progress: bool = False,
 ) -> Iterator[float]:
     """The loop under every training here: Adam on batches in random order, with a warm-up and cosine rate.
 
@@ -70,6 +71,7 @@ def minimise(
         seed: of the order of the batches.
         classes: labels must be less; by default any class will do.
         before_epoch: called at the start of each epoch, to converge a power iteration, say.
+        progress: show it, as `gloro_lite.progress` does.
 
     Yields: the mean loss of each epoch, after its last step.
 
@@ -86,7 +88,9 @@ def minimise(
         raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
     optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
     steps = math.ceil(len(x) / batch_size)
+    shown = Progress(steps, epochs, 0, progress)
     for epoch in range(epochs):
+        start = time.perf_counter()
         module.train()
         before_epoch()
         total = 0.0
@@ -110,7 +114,10 @@ def minimise(
                 raise ValueError(
                     f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller learning_rate than {learning_rate}"
                 )
+            shown.step()
+        shown.epoch({"epoch": epoch, "loss": total / len(x), "seconds": time.perf_counter() - start}, len(x))
         yield total / len(x)
+    shown.close()
     module.eval()
 
 

@@ -10,6 +10,10 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
+_FIGURES = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.4f}", "vra": "VRA {:.4f}", "lipschitz": "K {:.3g}"}
+"""What is told of an epoch, by its name in the history."""
+
+
 class Progress:
     """Shown while a net trains: a bar for whoever watches, else a line an epoch to the log `gloro_lite.progress`, at level INFO.
 
@@ -31,10 +35,10 @@ class Progress:
             self._bar.update()
 
     def epoch(self, row: dict[str, Any], images: int) -> None:
-        """Another epoch of so many images is done; `row` is its line in the history, which has its `seconds`."""
+        """Another epoch of so many images is done. `row` has its number, its `seconds` and its `_FIGURES`, all or some."""
         self._seconds.append(row["seconds"])
         number = row["epoch"] + 1
-        figures = f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, VRA {row['vra']:.4f}, K {row['lipschitz']:.3g}"
+        figures = ", ".join(text.format(row[name]) for name, text in _FIGURES.items() if name in row)
         if self._bar is not None:
             self._bar.set_postfix_str(f"epoch {number}, {figures}, {images / row['seconds']:.0f} images/s")
         elif self._shown:

@@ -198,7 +198,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     assert result["forms"]["bisectors"]["test_vra"] > result["forms"]["before"]["test_vra"]
     capsys.readouterr()
     assert main([*flags, str(folder)]) == 1
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "holds result.json and model.safetensors: give another folder" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):

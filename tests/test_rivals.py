@@ -65,7 +65,23 @@ def test_no_method_trains_what_it_cannot_certify(tmp_path, capsys, monkeypatch):
     assert "no recipe 'mnist-0.4'" in capsys.readouterr().err
     (tmp_path / "result.json").write_text("{}")
     assert rivals.main(["lmt", "mnist-0.3", "--output", str(tmp_path)]) == 1
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "holds result.json: give another folder" in capsys.readouterr().err
+
+
+def test_a_run_tells_how_far_it_is_and_leaves_what_is_there_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rivals.benchmarks, "load", lambda *_: _data())
+    small = ["lmt", "mnist-0.3", "--network", SMALL["network"], "--epochs", "2", "--batch-size", "32", "--output", str(tmp_path)]
+    assert rivals.main(small) == 0
+    lines = capsys.readouterr().out.splitlines()
+    losses = json.loads((tmp_path / "result.json").read_text())["losses"]
+    assert [line.partition(";")[0] for line in lines[:2]] == [f"epoch {n + 1} of 2: loss {losses[n]:.4f}" for n in (0, 1)]
+    assert lines[2] == "certifying 24 test images"
+
+    (tmp_path / "result.json").unlink()
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    assert rivals.main(small) == 1
+    assert "holds model.safetensors: give another folder" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -24,17 +25,19 @@ from torch import Tensor, nn
 
 from gloro_lite import extras, networks
 from gloro_lite.certificate import Certificate, joined
-from gloro_lite.console import add_data, at_least, reports_errors
+from gloro_lite.console import add_data, at_least, log_to_stdout, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
-from gloro_lite.files import only_one, read_json, write_atomically
+from gloro_lite.files import check_free, only_one, read_json, write_atomically
 from gloro_lite.methods import bcp, kw, lmt, smoothing
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, machine, versions, weights_digest
 from gloro_lite.train import results
 from gloro_lite.train.recipes import Recipe, find
 from gloro_lite.train.trainer import pixels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ class Rival:
 
 
 def _common(settings: Settings, seed: int) -> dict[str, Any]:
-    return {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "batch_size": settings.batch_size, "seed": seed}
+    training = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "batch_size": settings.batch_size}
+    return {**training, "seed": seed, "progress": True}
 
 
 def _fit_lmt(network, shape, train, settings, seed):
@@ -158,6 +162,7 @@ def run(settings: Settings, recipe: Recipe, data: Benchmark, folder: Path, *, se
     start = time.perf_counter()
     history = rival.fit(network, shape, (pixels(train.x), train.y), settings, seed)
     trained = time.perf_counter()
+    logger.info("certifying %d test images", len(test.y))
     parts = [rival.certify(network, shape, pixels(part), settings, seed) for part in test.x.split(chunk)]
     done = time.perf_counter()
     certificate = joined(parts)
@@ -215,10 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
         train_epsilon=recipe.train_epsilon,
         **{field: getattr(given, field) for field in _OPTIONS},
     )
+    log_to_stdout()
     folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
     with only_one(folder, "training"):
-        if (folder / "result.json").exists():
-            raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+        check_free(folder)
         result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
     print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
     return 0

@@ -194,12 +194,14 @@ def fit(
     batch_size: int = 64,
     power_iterations: int = 1,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[float]:
     """Train with `loss`, by Adam, a warm-up and cosine rate; epsilon and the weight of the worst logits grow over the first half.
 
     Args:
         epsilon: the training epsilon, at the end.
         power_iterations: for each step.
+        progress: show it, as `gloro_lite.progress` does.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
@@ -222,5 +224,6 @@ def fit(
         seed=seed,
         classes=layers[-1].size,
         before_epoch=bound.converge,
+        progress=progress,
     )
     return list(epoch_losses)

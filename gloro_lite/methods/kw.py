@@ -194,11 +194,13 @@ def fit(
     learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[float]:
     """Train with `loss`, by Adam, a warm-up and cosine rate, and an epsilon that grows over the first half.
 
     Args:
         epsilon: the training epsilon, at the end.
+        progress: show it, as `gloro_lite.progress` does.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
@@ -213,5 +215,6 @@ def fit(
         batch_size=batch_size,
         seed=seed,
         classes=layers[-1].size,
+        progress=progress,
     )
     return list(epoch_losses)

@@ -62,6 +62,7 @@ def fit(
     learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[float]:
     """Train with LMT's loss, by Adam, a warm-up and cosine rate and an epsilon that grows as in `gloro_lite.fit.fit`.
 
@@ -70,6 +71,7 @@ def fit(
         train: inputs ``(n, *net.input_shape)`` and labels (n,).
         train_epsilon: the epsilon that training ends with; the net's own by default.
         learning_rate: peak learning rate.
+        progress: show it, as `gloro_lite.progress` does.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
     """
@@ -84,5 +86,6 @@ def fit(
         seed=seed,
         classes=net.classes,
         before_epoch=net.converge,
+        progress=progress,
     )
     return list(epoch_losses)

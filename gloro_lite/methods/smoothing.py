@@ -209,6 +209,7 @@ def fit(
     learning_rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[float]:
     """Train a base classifier on noisy inputs, as it will be asked: cross-entropy at x + N(0, sigma^2 I), by Adam.
 
@@ -217,6 +218,7 @@ def fit(
         train: inputs (n, ...) and labels (n,).
         sigma: of the smoothing that follows; 0 trains without noise.
         learning_rate: peak learning rate, of a warm-up and a cosine.
+        progress: show it, as `gloro_lite.progress` does.
 
     Returns: the mean loss of each epoch. Raises ValueError for a negative sigma, and as `gloro_lite.fit.minimise` does.
     """
@@ -237,5 +239,6 @@ def fit(
         learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
+        progress=progress,
     )
     return list(epoch_losses)

@@ -15,7 +15,7 @@ import signal
 import sys
 import typing
 
-from gloro_lite.console import ERRORS, STOPPED, one_line, reports_errors, seconds
+from gloro_lite.console import ERRORS, STOPPED, log_to_stdout, one_line, reports_errors, seconds
 from gloro_lite.datasets import benchmarks
 from gloro_lite.precision import exact_float32
 from gloro_lite.train.checkpoint import CheckpointError
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     # A polite kill stops like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     first = os.environ.get("RANK", "0") == "0"
-    _log_to_stdout(first)
+    log_to_stdout(logging.INFO if first else logging.ERROR)  # from one process alone
     try:
         changed = {field.name: options[field.name] for field in _settings() if options[field.name] is not None}
         recipe = dataclasses.replace(find(options["recipe"]), **changed)
@@ -142,12 +142,3 @@ def main(arguments: list[str] | None = None) -> int:
 def _say(text: str, first: bool) -> None:
     if first:
         print(text, flush=True)
-
-
-def _log_to_stdout(first: bool) -> None:
-    """What the run tells of itself goes where its result does; from one process alone."""
-    logging.raiseExceptions = False  # a log that nobody reads any more is no reason to stop
-    logger = logging.getLogger("gloro_lite")
-    logger.setLevel(logging.INFO if first else logging.ERROR)
-    logger.handlers = [logging.StreamHandler(sys.stdout)]
-    logger.propagate = False

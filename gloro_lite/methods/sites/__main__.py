@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from gloro_lite.console import STOPPED, at_least, reports_errors, seconds
-from gloro_lite.files import only_one
+from gloro_lite.files import check_free, only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
 from gloro_lite.methods.sites.results import write
@@ -60,12 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: str | None, max_seconds: float, tested: bool) -> int:
     """Train in a folder and certify the test set, as the options say; returns the command's status."""
-    if (folder / "result.json").exists():
-        raise ValueError(f"{folder} holds a finished run: give another folder with --output")
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.exists() or (folder / "result.json").exists():
+        check_free(folder)
     train, validation, test = load_data(settings.data, root, seed)
     sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
     before = Sites(sites.sites, sites.labels)
-    checkpoint = folder / "checkpoint.pt"
     history = train_sites(
         sites,
         train,

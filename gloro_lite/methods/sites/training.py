@@ -167,31 +167,12 @@ def train_sites(
         if begin - started > max_seconds:
             break
         optimizer.param_groups[0]["lr"] = schedule[epoch]
-        losses = []
-        for rows in torch.randperm(len(train.x), generator=generator).split(settings.batch_size):
-            x = train.images(rows)
-            if settings.warp and settings.share:
-                x = warp(x, settings.warp, settings.share, generator)
-            radius = sites.radius(x, train.y[rows], own=settings.own, rivals=settings.rivals, half=settings.half)
-            loss = (
-                hinge(radius, settings.target, settings.cap)
-                if settings.loss == "hinge"
-                else smooth(radius, settings.target, settings.slope)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        row = {"epoch": epoch, "loss": sum(losses) / len(losses), "rate": schedule[epoch]}
+        row = {"epoch": epoch, "loss": _train_epoch(sites, train, settings, optimizer, generator), "rate": schedule[epoch]}
         if validation:
             radius = signed_radii(sites, validation)
-            row |= {
-                "accuracy": (radius > 0).double().mean().item(),
-                "vra": (radius > settings.epsilon).double().mean().item(),
-            }
-            if all(row["vra"] > old["vra"] for old in history):
-                best = sites.sites.detach().clone()
-        else:
+            row["accuracy"] = (radius > 0).double().mean().item()
+            row["vra"] = (radius > settings.epsilon).double().mean().item()
+        if not validation or all(row["vra"] > old["vra"] for old in history):
             best = sites.sites.detach().clone()
         row["seconds"] = time.monotonic() - begin
         history.append(row)
@@ -203,6 +184,27 @@ def train_sites(
             on_epoch(row)
     sites.sites.data.copy_(best)
     return history
+
+
+def _train_epoch(
+    sites: Sites, train: Data, settings: Settings, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> float:
+    """One pass over the training images in random order; returns the mean loss of its steps."""
+    losses = []
+    for rows in torch.randperm(len(train.x), generator=generator).split(settings.batch_size):
+        x = train.images(rows)
+        if settings.warp and settings.share:
+            x = warp(x, settings.warp, settings.share, generator)
+        radius = sites.radius(x, train.y[rows], own=settings.own, rivals=settings.rivals, half=settings.half)
+        if settings.loss == "hinge":
+            loss = hinge(radius, settings.target, settings.cap)
+        else:
+            loss = smooth(radius, settings.target, settings.slope)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
 
 
 def _read_checkpoint(path: Path, key: dict, schedule: list[float]) -> dict:

@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
     """The record in a JSON file. Raises OSError where it cannot be read, and ValueError, which names it, where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or delete it and make it anew") from error
 
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_trained_says_what_to_do():
         fit(net, (x, y), validation=(x.numpy(), y), progress=False)
     with pytest.raises(ValueError, match=r"validation: inputs must have shape \(batch, "):
         fit(net, (x, y), validation=(x[:, :1], y), progress=False)
-    for counts in ({"epochs": 1.5}, {"batch_size": "8"}):
+    for counts in ({"epochs": 1.5}, {"batch_size": "8"}, {"epochs": True}):
         with pytest.raises(ValueError, match="epochs and batch_size must be whole numbers"):
             fit(net, (x, y), progress=False, **counts)
     with torch.no_grad(), pytest.raises(ValueError, match="gradients are switched off"):

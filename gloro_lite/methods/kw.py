@@ -198,6 +198,7 @@ def fit(
     """Train with `loss`, by Adam, a warm-up and cosine rate, and an epsilon that grows over the first half.
 
     Args:
+        train: inputs ``(n, *input_shape)`` and labels (n,).
         epsilon: the training epsilon, at the end.
 
     Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
@@ -213,5 +214,6 @@ def fit(
         batch_size=batch_size,
         seed=seed,
         classes=layers[-1].size,
+        input_shape=input_shape,
     )
     return list(epoch_losses)

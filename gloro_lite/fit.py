@@ -107,8 +107,6 @@ def minimise(
             optimizer.step()
             total += value.item() * len(rows)
             if not math.isfinite(total):
-                if not x.isfinite().all():
-                    raise ValueError("train holds inputs that are NaN or infinite")
                 raise ValueError(
                     f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller learning_rate than {learning_rate}"
                 )
@@ -125,8 +123,8 @@ def checked_data(
         name: what errors begin with.
         classes, input_shape: of the net; by default any label and shape will do.
 
-    Raises TypeError for what is no pair of tensors, ValueError for no inputs, and what `gloro_lite.evaluate.check_images` and
-    `check_labels` raise.
+    Raises TypeError for what is no pair of tensors, ValueError for no inputs and for some that are not finite, and what
+    `gloro_lite.evaluate.check_images` and `check_labels` raise.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(
@@ -139,6 +137,8 @@ def checked_data(
         check_images(inputs)
         if not len(inputs):
             raise ValueError("at least one input is needed")
+        if not inputs.isfinite().all():  # of NaN alone logits are NaN, and their largest is class 0
+            raise ValueError("there are inputs that are NaN or infinite")
         check_labels(labels, len(inputs), classes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
@@ -181,6 +181,10 @@ def fit(
     losses.check(loss, weight)
     train = checked_data("train", train, net.classes, net.input_shape)
     validation = train if validation is None else checked_data("validation", validation, net.classes, net.input_shape)
+    if validation[0].dtype != train[0].dtype:  # said before the first epoch and not after it
+        raise TypeError(
+            f"validation: inputs are {validation[0].dtype} and those to train on {train[0].dtype}: convert one of them"
+        )
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
     def of_batch(x: Tensor, y: Tensor, done: float, _: torch.Generator) -> Tensor:

@@ -27,6 +27,12 @@ def home() -> Path:
     return root / "data" if root else Path.cwd()
 
 
+def expanded(path: str | Path) -> Path:
+    """A path that a user has named, with ~ for the home folder, which a shell leaves alone behind an equals sign. The home of a
+    user who is not there stays as it is written, and is then not found."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes the place of `path` when the block ends; whatever stops it, a full disk too, the file

@@ -10,6 +10,7 @@ from typing import Any
 from gloro_lite import networks, serialization
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.files import expanded
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import weights_digest
 
@@ -118,7 +119,7 @@ def folder(run: str | Path) -> Path:
         for place in (root / name, root / name / "seed-0"):
             if (place / "model.safetensors").is_file():
                 return place
-    path = Path(name).expanduser()
+    path = expanded(name)
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
     missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
     tops = [top for top in (CHECKOUT / name, path) if name and top.is_dir()]

@@ -14,6 +14,7 @@ import torch
 from gloro_lite import extras, stored
 from gloro_lite.console import check_folder_of
 from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.files import expanded
 from gloro_lite.lipschitz.errors import said
 
 Record = dict[str, Any]
@@ -37,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
-    target = None if options.plot is None else Path(options.plot).expanduser()
+    target = None if options.plot is None else expanded(options.plot)
     if target is not None:
         _check_target(target)
     records = {name: stored.record(name) for name in options.runs}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from gloro_lite import export, stored
 from gloro_lite.cli import arguments
 from gloro_lite.console import check_folder_of
+from gloro_lite.files import expanded
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     writers = {".pt2": export.save_program, ".onnx": export.save_onnx}
     suffix = output.suffix.lower()
     if suffix not in writers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import extras
+from gloro_lite.files import expanded
 from gloro_lite.lipschitz.errors import said
 
 Shape = tuple[int, ...]
@@ -43,7 +44,7 @@ def read(path: str | Path, shape: Shape, classes: int) -> OwnImages:
         import PIL  # noqa: F401
     if not str(path):  # which stands for the working folder
         raise ValueError("--images is empty: name a folder of pictures or a file")
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         return _folder(path, shape)
     if not path.is_file():

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from gloro_lite import extras
 from gloro_lite.evaluate import check_labels
+from gloro_lite.lipschitz.checks import is_count
+from gloro_lite.net import check_logits
 
 
 class _Module(nn.Module):
@@ -32,6 +34,7 @@ class _Module(nn.Module):
 
 def _estimator(logits: Callable[[Tensor], Tensor], x: Tensor, bounds: tuple[float, float]) -> Any:
     """The classifier as the toolbox wants it. Raises ImportError, with the extra to install, where it is missing."""
+    check_logits(logits)
     with extras.needed("attack_suite", "attacks"):
         from art.estimators.classification import PyTorchClassifier
     with torch.no_grad():
@@ -63,8 +66,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _check(x: Tensor, labels: Tensor, radius: float, bounds: tuple[float, float], **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
+        if not is_count(count):
+            raise ValueError(f"{name} must be at least 1, not {count!r}")
     if not 0 < radius < torch.inf:
         raise ValueError(f"radius must be a finite number greater than 0, not {radius}")
     if not len(x):

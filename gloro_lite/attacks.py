@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from gloro_lite.evaluate import check_labels
-from gloro_lite.lipschitz.checks import check_tensor
+from gloro_lite.lipschitz.checks import check_tensor, is_count
+from gloro_lite.net import check_logits
 
 
+@torch.inference_mode(False)  # in which there are no gradients
 def pgd(
     logits: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -39,13 +41,15 @@ def pgd(
     A gradient that is NaN or infinite is taken for 0: the attack knows no way there.
 
     Raises ValueError for labels or radii of a wrong shape, a radius that is not finite or negative, less than one step or
-    restart, logits of another shape, inputs that are not finite, and inputs outside the bounds: clamping those would leave the
-    ball.
+    restart, logits of another shape or without a gradient, inputs that are not finite, and inputs outside the bounds: clamping
+    those would leave the ball. TypeError for a GloRo Net itself, whose outputs have bottom among them.
     """
+    check_logits(logits)
     ball = Ball(x, radius, bounds)
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps and restarts must be at least 1, not {steps} and {restarts}")
+    if not (is_count(steps) and is_count(restarts)):
+        raise ValueError(f"steps and restarts must be whole numbers, at least 1, not {steps!r} and {restarts!r}")
     check_labels(labels, len(x))
+    x, labels = (part.clone() if part.is_inference() else part for part in (x, labels.long()))
     shape = (-1,) + (1,) * (x.dim() - 1)
     length = ball.radius.to(x).view(shape)
     generator = torch.Generator(device=x.device).manual_seed(seed)
@@ -62,6 +66,11 @@ def pgd(
                 if outputs.dim() != 2:
                     raise ValueError(f"logits must give (batch, classes), not {tuple(outputs.shape)}")
                 check_labels(labels, len(x), outputs.shape[1])
+                if not outputs.requires_grad:
+                    raise ValueError(
+                        "the logits have no gradient: they must be computed by PyTorch from the inputs they are given, without "
+                        "detach() or torch.no_grad()"
+                    )
                 # The margin, not the cross-entropy, whose gradient vanishes where the net is sure.
                 (gradient,) = torch.autograd.grad(-margin(outputs, labels).sum(), point)
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
@@ -132,7 +141,13 @@ def _double(x: Tensor) -> Tensor:
 
 
 def accuracy_under_attack(logits: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, radius: float, **kwargs) -> float:
-    """The fraction of inputs that are classified correctly and stay so under `pgd`: an upper bound on robust accuracy."""
+    """The fraction of inputs that are classified correctly and stay so under `pgd`: an upper bound on robust accuracy.
+
+    Raises ValueError for no inputs, and what `pgd` raises.
+    """
+    check_tensor(x)
+    if not len(x):
+        raise ValueError("there are no inputs to attack")
     moved = pgd(logits, x, labels, radius, **kwargs)
     with torch.no_grad():
         right = (logits(x).argmax(dim=1) == labels) & (logits(moved).argmax(dim=1) == labels)

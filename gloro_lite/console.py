@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import DataError, Images
+from gloro_lite.files import expanded
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, DataError)
 """Errors whose messages tell a user what to do: bad input, files, data, and packages that are missing."""
@@ -24,7 +25,9 @@ STOPPED = 3
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Declare --data, which `gloro_lite.datasets.benchmarks.load` takes."""
-    parser.add_argument("--data", metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)")
+    parser.add_argument(
+        "--data", type=place, metavar="DIR", help="folder of the benchmark images (default: $GLORO_DATA, else data/root)"
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -51,7 +54,14 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text}")
 
 
-def test_images(folder: str | None) -> Callable[[str], Images]:
+def place(text: str) -> Path:
+    """The `type` of an option that names a file or folder. What is empty, a variable of the shell that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a file or folder, and is empty")
+    return expanded(text)
+
+
+def test_images(folder: str | Path | None) -> Callable[[str], Images]:
     """What gives the test split of a data set, read once for runs of the same one in a row; `folder`: see `add_data`."""
     return functools.lru_cache(maxsize=1)(lambda dataset: benchmarks.load(dataset, folder).test)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.certificate import BOTTOM, Certificate, Guarantee, check_epsilon, joined
-from gloro_lite.lipschitz.checks import check_batch, check_tensor
+from gloro_lite.lipschitz.checks import check_batch, check_tensor, is_count
 from gloro_lite.net import GloroNet, State, check_net
 
 EPSILON_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -53,7 +53,7 @@ def certify(
     if state is None:
         check_batch(x, net.input_shape)
     check_images(x)
-    if type(batch_size) is not int or batch_size < 1:
+    if not is_count(batch_size):
         raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size!r}")
     state = state or net.state()
     parts = [net.certify(part, epsilon, guarantee=guarantee, state=state) for part in x.split(batch_size)]
@@ -89,9 +89,11 @@ def evaluate(net: GloroNet, x: Tensor, y: Tensor, epsilon: float | None = None) 
 def vra_curve(certificate: Certificate, y: Tensor, epsilons: Tensor) -> Tensor:
     """Verified-robust accuracy at each of `epsilons`, (k,): the net need not be run again, its radii are enough.
 
-    Raises ValueError for labels (n,) that do not fit and epsilons that are not finite or negative.
+    Raises ValueError for no inputs, labels (n,) that do not fit and epsilons that are not finite or negative.
     """
     check_labels(y, len(certificate.prediction))
+    if not len(y):
+        raise ValueError("there is nothing to evaluate: the certificate is of no inputs")
     real = isinstance(epsilons, Tensor) and not epsilons.is_complex() and epsilons.dtype != torch.bool
     if not real or epsilons.dim() != 1 or not (epsilons.isfinite() & (epsilons >= 0)).all():
         raise ValueError("epsilons must be a tensor (k,) of finite radii, none negative")

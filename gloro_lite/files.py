@@ -27,6 +27,12 @@ def home() -> Path:
     return root / "data" if root else Path.cwd()
 
 
+def expanded(path: str | Path) -> Path:
+    """A path that a user has named, with ~ for the home folder, which a shell leaves alone behind an equals sign. The home of a
+    user who is not there stays as it is written, and is then not found."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes the place of `path` when the block ends; whatever stops it, a full disk too, the file
@@ -75,7 +81,7 @@ def read_json(path: Path) -> Any:
     """The record in a JSON file. Raises OSError where it cannot be read, and ValueError, which names it, where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or delete it and make it anew") from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gloro_lite import losses
 from gloro_lite.certificate import certified_radius, check_epsilon
 from gloro_lite.evaluate import check_images, check_labels
-from gloro_lite.lipschitz.checks import check_batch
+from gloro_lite.lipschitz.checks import check_batch, check_shape, is_count
 from gloro_lite.net import GloroNet, check_net
 from gloro_lite.progress import Progress
 
@@ -57,6 +57,7 @@ def minimise(
     batch_size: int,
     seed: int,
     classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
     before_epoch: Callable[[], object] = lambda: None,
     progress: bool = False,
 ) -> Iterator[float]:
@@ -70,19 +71,20 @@ def minimise(
         learning_rate: peak learning rate.
         seed: of the order of the batches.
         classes: labels must be less; by default any class will do.
+        input_shape: of one input, without the batch dimension; by default any shape will do.
         before_epoch: called at the start of each epoch, to converge a power iteration, say.
         progress: show it, as `gloro_lite.progress` does.
 
     Yields: the mean loss of each epoch, after its last step.
 
-    Raises ValueError for no epochs, a rate that is not positive and finite, no inputs, images in 0..255, labels that are no
-    classes, and inputs or a loss that are not finite.
+    Raises ValueError for no epochs, a rate that is not positive and finite, no inputs or of another shape, images in 0..255,
+    labels that are no classes, and inputs or a loss that are not finite.
     """
-    if not all(isinstance(count, int) and count >= 1 for count in (epochs, batch_size)):
+    if not (is_count(epochs) and is_count(batch_size)):
         raise ValueError(f"epochs and batch_size must be whole numbers, at least 1, not {epochs!r} and {batch_size!r}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be a finite number greater than 0, not {learning_rate}")
-    x, y = checked_data("train", train, classes)
+    x, y = checked_data("train", train, classes, input_shape)
     generator = torch.Generator(device=x.device).manual_seed(seed)
     if not all(weights.isfinite().all() for weights in module.parameters()):
         raise ValueError("the network has weights that are NaN or infinite: initialise it anew")
@@ -109,8 +111,6 @@ def minimise(
             optimizer.step()
             total += value.item() * len(rows)
             if not math.isfinite(total):
-                if not x.isfinite().all():
-                    raise ValueError("train holds inputs that are NaN or infinite")
                 raise ValueError(
                     f"the loss is {value.item()} at epoch {epoch}, step {step}: try a smaller learning_rate than {learning_rate}"
                 )
@@ -130,8 +130,8 @@ def checked_data(
         name: what errors begin with.
         classes, input_shape: of the net; by default any label and shape will do.
 
-    Raises TypeError for what is no pair of tensors, ValueError for no inputs, and what `gloro_lite.evaluate.check_images` and
-    `check_labels` raise.
+    Raises TypeError for what is no pair of tensors, ValueError for no inputs and for some that are not finite, and what
+    `gloro_lite.evaluate.check_images` and `check_labels` raise.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(
@@ -140,10 +140,12 @@ def checked_data(
     inputs, labels = data
     try:
         if input_shape is not None:
-            check_batch(inputs, input_shape)
+            check_batch(inputs, check_shape(input_shape))
         check_images(inputs)
         if not len(inputs):
             raise ValueError("at least one input is needed")
+        if not inputs.isfinite().all():  # of NaN alone logits are NaN, and their largest is class 0
+            raise ValueError("there are inputs that are NaN or infinite")
         check_labels(labels, len(inputs), classes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
@@ -186,6 +188,10 @@ def fit(
     losses.check(loss, weight)
     train = checked_data("train", train, net.classes, net.input_shape)
     validation = train if validation is None else checked_data("validation", validation, net.classes, net.input_shape)
+    if validation[0].dtype != train[0].dtype:  # said before the first epoch and not after it
+        raise TypeError(
+            f"validation: inputs are {validation[0].dtype} and those to train on {train[0].dtype}: convert one of them"
+        )
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
 
     def of_batch(x: Tensor, y: Tensor, done: float, _: torch.Generator) -> Tensor:

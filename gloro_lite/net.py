@@ -326,6 +326,12 @@ def check_net(net: object) -> None:
         raise TypeError(f"a GloroNet is needed, not {type(net).__name__}: GloroNet(network, input_shape, epsilon) makes one")
 
 
+def check_logits(function: object) -> None:
+    """Raise TypeError for a GloRo Net where a classifier without bottom is needed, which would count as one class more."""
+    if isinstance(function, GloroNet):
+        raise TypeError("a GloroNet gives the logit of bottom beside those of the classes: give net.logits, which does not")
+
+
 def _check_values(x: Tensor, dtype: torch.dtype) -> None:
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"inputs must be float32 or float64, in the units of epsilon (images in [0, 1]); got {x.dtype}")

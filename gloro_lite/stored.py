@@ -10,7 +10,7 @@ from typing import Any
 from gloro_lite import networks, serialization
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import home
+from gloro_lite.files import expanded, home
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import weights_digest
 
@@ -50,14 +50,18 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"bound": settings.get("bound", "global")}
 
 
+class LaterFormatError(ValueError):
+    """A `result.json` that a later gloro-lite has written."""
+
+
 def migrated(result: dict[str, Any]) -> dict[str, Any]:
     """What a `result.json` of any format up to `FORMAT` says, in that one. What a format did not record is left out.
 
-    Raises ValueError for a later format, and KeyError, TypeError or AttributeError for what is no result of a run.
+    Raises LaterFormatError, and KeyError, TypeError or AttributeError for what is no result of a run.
     """
     version = result.get("format", 1)
     if version > FORMAT:
-        raise ValueError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}")
+        raise LaterFormatError(f"its format is {version}, and this gloro-lite reads formats up to {FORMAT}: install a later one")
     if missing := [name for name in REQUIRED if name not in result]:
         raise KeyError(*missing)
     if version == 1:
@@ -116,7 +120,7 @@ def folder(run: str | Path) -> Path:
         for place in (root / name, root / name / "seed-0"):
             if (place / "model.safetensors").is_file():
                 return place
-    path = Path(name).expanduser()
+    path = expanded(name)
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
     missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
     tops = [top for top in (STORED / name, path) if name and top.is_dir()]
@@ -154,9 +158,12 @@ def record(run: str | Path) -> dict[str, Any]:
         written = json.loads(path.read_text(encoding="utf-8"))
         method = str(written.get("recipe")).partition("/")[0]
         result = migrated(written)
-        known = isinstance(result["settings"]["network"], str) and result["settings"]["dataset"] in INFO
+        settings = result["settings"]
+        known = isinstance(settings["network"], str) and settings["dataset"] in INFO and _has_figures(result)
         check_epsilon(result["epsilon"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except LaterFormatError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if method in OTHER_METHODS:
         raise OtherMethodError(
@@ -166,6 +173,13 @@ def record(run: str | Path) -> dict[str, Any]:
     if not known:
         raise ValueError(f"{path} is damaged or no record of a run on {', '.join(INFO)}: train it again or take the file anew")
     return dict(result)
+
+
+def _has_figures(result: dict[str, Any]) -> bool:
+    """Whether what a record gives as numbers are numbers, and its accuracies fractions."""
+    numbers = [result[name] for name in REQUIRED if name != "settings"]
+    real = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+    return real and all(0 <= result[name] <= 1 for name in ("test_accuracy", "test_vra"))
 
 
 def load(run: str | Path) -> GloroNet:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite.certificate import Certificate, certificate, check_epsilon
+from gloro_lite.lipschitz.checks import is_count
 from gloro_lite.precision import on_cpu
 
 _UNIT = 2.0**-53
@@ -162,8 +163,8 @@ class SiteClassifier:
     """
 
     def __init__(self, sites: Tensor, labels: Tensor, *, chunk: int = 4096):
-        if chunk < 1:
-            raise ValueError(f"chunk is a number of sites, at least 1, not {chunk}")
+        if not is_count(chunk):
+            raise ValueError(f"chunk is a number of sites, at least 1, not {chunk!r}")
         self.sites, self.labels = check_sites(sites, labels)
         self.classes = int(self.labels.max()) + 1
         self.chunk = chunk
@@ -263,8 +264,8 @@ class SiteClassifier:
 
         With a box there is also "cells_in_box". See `certify_by_cells` for the arguments and errors.
         """
-        if rivals < 1:
-            raise ValueError(f"rivals is a number of sites, at least 1, not {rivals}")
+        if not is_count(rivals):
+            raise ValueError(f"rivals is a number of sites, at least 1, not {rivals!r}")
         x = check_points(x, self.sites).detach()
         _check_box(x, box)
         prediction = sum(self._nearest(x)).argmin(dim=1)
@@ -301,8 +302,8 @@ class SiteClassifier:
 
     def _own(self, x: Tensor, prediction: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
         """The nearest sites of the predicted label, (b, candidates), and which of these places are filled."""
-        if candidates < 1:
-            raise ValueError(f"candidates is a number of sites, at least 1, not {candidates}")
+        if not is_count(candidates):
+            raise ValueError(f"candidates is a number of sites, at least 1, not {candidates!r}")
         candidates = min(candidates, int(self.labels.bincount().max()))
 
         def squared() -> Iterator[tuple[int, Tensor]]:

@@ -102,6 +102,10 @@ def test_what_an_attack_cannot_do():
         pgd(network, x, y[:1], 0.1)
     with pytest.raises(ValueError, match="at least 1, not 0 and 1"):
         pgd(network, x, y, 0.1, steps=0)
+    with pytest.raises(ValueError, match=r"whole numbers, at least 1, not 50 and 2\.0"):
+        pgd(network, x, y, 0.1, restarts=2.0)
+    with pytest.raises(ValueError, match="no inputs to attack"):
+        accuracy_under_attack(network, x[:0], y[:0], 0.1)  # whose mean would be NaN
     with pytest.raises(ValueError, match="floating point"):
         pgd(network, (255 * x).byte(), y, 0.1)
     for value in (math.nan, math.inf):
@@ -111,6 +115,34 @@ def test_what_an_attack_cannot_do():
         pgd(network, x.tolist(), y, 0.1)
     with pytest.raises(ValueError, match=r"logits must give \(batch, classes\), not \(5,\)"):
         pgd(lambda x: network(x)[:, 0], x, y, 0.1)
+
+
+def test_bottom_is_no_class_that_an_attack_may_find():
+    """The net itself gives bottom as one logit more: rejected inputs would count as broken, though no other class wins there."""
+    net = GloroNet(nn.Sequential(nn.Linear(4, 3)), (4,), 10.0)
+    x = torch.rand(5, 4)
+    y = net.eval().certify(x).prediction
+    for attack in (pgd, accuracy_under_attack):
+        with pytest.raises(TypeError, match=r"the logit of bottom .* give net\.logits"):
+            attack(net, x, y, 0.0)
+    assert accuracy_under_attack(net.logits, x, y, 0.0) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_attack_needs_no_gradients_to_be_switched_on(mode):
+    network, x, y = nn.Linear(4, 3), torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    expected = pgd(network, x, y, 0.1)
+    with mode():
+        # Tensors that are made in inference mode cannot be differentiated through, their copies can.
+        assert torch.equal(pgd(network, x * 1, y * 1, 0.1), expected)
+    with pytest.raises(ValueError, match="the logits have no gradient"):
+        pgd(lambda x: network(x).detach(), x, y, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_another_integer_type_are_attacked_alike(dtype):
+    network, x, y = nn.Linear(4, 3), torch.rand(5, 4), torch.zeros(5, dtype=torch.int64)
+    assert torch.equal(pgd(network, x, y.to(dtype), 0.1), pgd(network, x, y, 0.1))
 
 
 def test_the_margin_is_over_the_best_other_class():

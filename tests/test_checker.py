@@ -351,6 +351,18 @@ def test_an_older_run_is_checked_with_the_checkers_own_norms(case):
     assert not holds and "11 of 12 hold" in said and "row 7" in said
 
 
+def test_an_older_run_claims_no_constant_below_what_is_proven(case):
+    """To leave out what a run of today has to claim makes no other claim true."""
+    result = case.result()
+    for key in ("format", "guarantee", "layer_norms", "weights_sha256", "data_sha256"):
+        del result[key]
+    case.write_rows([[i, y, j, r * (1 - 1e-8)] for i, y, j, r in case.rows()])
+    for factor, right in ((1.1, True), (0.9, False)):
+        case.write_result(result | {"lipschitz_upper": factor * result["lipschitz_upper"]})
+        holds, said = case.check()
+        assert holds is right and ("WRONG  result.json, lipschitz_upper" in said) is not right, said
+
+
 def test_the_first_images_alone(case):
     rows = case.rows()
     case.write_rows([*rows[:11], [*rows[11][:3], rows[11][3] + 1.0]])
@@ -676,6 +688,12 @@ def test_a_correct_run_of_sites_is_accepted(made_sites):
     assert said.count("12 of 12 hold") == 2 and "within the box" in said and "not verified: the radii before training" in said
     box, free = ([row[3] for row in made_sites.rows(name)] for name in ("certificates_in_box", "certificates"))
     assert all(a >= b for a, b in zip(box, free, strict=True)) and sum(a > b + 1e-6 for a, b in zip(box, free, strict=True)) > 2
+
+
+def test_a_label_without_sites_is_no_prediction():
+    model = site_proofs.Sites(np.eye(2, dtype=np.float32), np.array([0, 2]))
+    x, predictions = np.zeros((2, 2)), np.array([1, 0])
+    assert site_proofs.prove(model, x, predictions, np.array([0.0, 0.0]), None)[0].tolist() == [False, True]
 
 
 def test_radii_of_sites_at_the_truth_are_decided_exactly():

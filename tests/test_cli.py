@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,7 @@ REFUSED = [
     (lambda x: (x.float() / 255).index_fill(0, torch.tensor([5]), torch.nan), "image 5 holds NaN"),
     (lambda x: x.long(), "images are int64: give bytes"),
     (lambda x: x > 0, "images are bool"),
+    (lambda x: (x > 128).byte(), "bytes of 0 and 1 alone, and white is 255"),
     (lambda x: x[:, 2:], r"shape \(12, 26, 28\), and the net takes 28 x 28 pixels with 1 channel: give \(n, 1, 28, 28\)"),
     (lambda x: x[0], r"shape \(28, 28\)"),
     (lambda x: x[:0], "holds no images"),
@@ -198,6 +200,39 @@ def test_pictures_that_are_refused(tmp_path, digits, picture, message):
         images.read(tmp_path, SHAPE, 10)
 
 
+@pytest.mark.parametrize("kind, message", [("gif", "holds 2 pictures"), ("png", "transparent in places"), ("jpg", "EXIF .* 6")])
+def test_pictures_that_can_be_taken_in_two_ways_are_refused(tmp_path, digits, kind, message):
+    """Frames behind the first, one grey that is transparent, and a camera's note that the picture is to be turned."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    options = {
+        "gif": {"save_all": True, "append_images": [Image.fromarray(digits[1].numpy())]},
+        "png": {"transparency": 0},
+        "jpg": {"exif": turned},
+    }
+    Image.fromarray(digits[0].numpy()).save(tmp_path / f"first.{kind}", **options[kind])
+    with pytest.raises(ValueError, match=rf"first\.{kind}.*{message}"):
+        images.read(tmp_path, SHAPE, 10)
+
+
+def test_a_damaged_picture_is_named_whatever_its_reader_raises(tmp_path, digits):
+    Image.fromarray(digits[0].numpy()).save(tmp_path / "first.ppm")
+    data = (tmp_path / "first.ppm").read_bytes()
+    (tmp_path / "first.ppm").write_bytes(data.replace(b"28 ", b"2x ", 1))
+    with pytest.raises(ValueError, match=r"first\.ppm cannot be read as a picture"):
+        images.read(tmp_path, SHAPE, 10)
+
+
+def test_a_file_name_that_cannot_be_written_into_the_table(tmp_path, digits):
+    Image.fromarray(digits[0].numpy()).save(tmp_path / "first.png")
+    try:
+        os.rename(os.fsencode(tmp_path / "first.png"), os.fsencode(tmp_path) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    with pytest.raises(ValueError, match=r"the name of the file .*dcff\.png' is not UTF-8: rename it"):
+        images.read(tmp_path, SHAPE, 10)
+
+
 def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     with pytest.raises(ValueError, match="holds no files"):
         images.read(tmp_path, SHAPE, 10)
@@ -218,6 +253,8 @@ def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
         (["certify", "mnist-0.3", "--images", ".", "--output", "certificates"], "must end in .csv, not in nothing"),
         (["compare", "mnist-0.3", "mnist-1.58"], "different epsilons (mnist-0.3: 0.3, mnist-1.58: 1.58)"),
         (["compare", "mnist-0.3", "--plot", "x.txt"], "--plot writes a .png"),
+        (["certify", "mnist-0.3", "--images", ""], "--images is empty"),  # a variable of the shell that is not set
+        (["export", "mnist-0.3", "--output", "no/such/net.PT2"], "does not exist: make it first"),
         (["export", "mnist-0.3", "--output", "net.bin"], "must end in .pt2 or .onnx, not in .bin"),
         (["train", "--recipe", "nothing"], "no recipe 'nothing'"),
     ],
@@ -313,6 +350,34 @@ def test_a_record_without_what_commands_read_is_damaged(tmp_path, capsys, run, f
     assert capsys.readouterr().err.startswith(f"error: {own / 'result.json'} is damaged")
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"test_vra": "0.9"}, "is damaged or no record of a run"),
+        ({"test_accuracy": 1.5}, "is damaged or no record of a run"),
+        ({"seconds_per_epoch": None}, "is damaged or no record of a run"),
+        # A whole file, and what to do is another thing.
+        ({"format": stored.FORMAT + 1}, f"its format is {stored.FORMAT + 1}, and this gloro-lite reads formats up to"),
+    ],
+)
+def test_figures_that_are_none_and_a_later_format_are_told_apart(tmp_path, capsys, run, change, message):
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    record = json.loads((own / "result.json").read_text())
+    (own / "result.json").write_text(json.dumps(record | change))
+    assert main(["compare", str(own)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {own / 'result.json'}") and message in err
+
+
+def test_a_record_without_an_end_to_its_brackets_is_damaged(tmp_path, run):
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    (own / "result.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="is damaged or no record of a run"):
+        gloro_lite.load(own)
+
+
 def test_a_run_has_one_full_name(tmp_path, monkeypatch):
     base = stored.STORED / "mnist-0.3"
     for run in ("mnist-0.3", "mnist-0.3/", "mnist-0.3/seed-0", base / "seed-0"):
@@ -365,6 +430,35 @@ def test_compare_says_which_file_a_plot_lacks(tmp_path, capsys):
         (tmp_path / name).write_bytes((stored.folder("mnist-0.3") / name).read_bytes())
     assert main(["compare", str(tmp_path), "--plot", str(tmp_path / "x.png")]) == 1
     assert "certificates.csv is not there" in capsys.readouterr().err
+
+
+def test_a_plot_is_of_the_runs_own_tables(tmp_path, capsys, monkeypatch):
+    """Tables that were cut short or are of another run would draw another curve; and ~ is a folder as elsewhere."""
+    whole = tmp_path / "whole"
+    shutil.copytree(stored.folder("mnist-0.3"), whole)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["compare", str(whole), "--plot", "~/x.png"]) == 0 and (tmp_path / "x.png").is_file()
+    damages = {
+        "certificates.csv": [
+            (lambda text: text[: len(text) // 2], "is damaged or of another run: its rows give a test_"),
+            (lambda text: text.partition("\n")[0] + "\n", "is damaged (it has no rows)"),
+            (lambda text: text.replace("radius", "radii", 1), "is damaged (KeyError('radius'))"),
+            (lambda text: (stored.folder("mnist-0.3/seed-1") / "certificates.csv").read_text(), "of another run"),
+        ],
+        "history.csv": [
+            (lambda text: "", "is damaged (it has no rows)"),
+            (lambda text: text[: text.rstrip().rfind("\n") + 1], "is damaged or of another run: it has "),
+        ],
+    }
+    for name, cases in damages.items():
+        text = (whole / name).read_text()
+        for damage, message in cases:
+            (whole / name).write_text(damage(text))
+            assert main(["compare", str(whole), "--plot", str(tmp_path / "y.png")]) == 1
+            err = capsys.readouterr().err
+            assert err.startswith(f"error: {whole / name} ") and message in err
+        (whole / name).write_text(text)
+    assert not (tmp_path / "y.png").exists()
 
 
 # --- cards

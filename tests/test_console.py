@@ -1,15 +1,19 @@
 """What the project's commands share: an error is one line that says what to do, and never a traceback."""
 
+import argparse
 import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from gloro_lite import extras
-from gloro_lite.console import one_line, reports_errors
+from gloro_lite.cli import main
+from gloro_lite.console import one_line, place, reports_errors
 from gloro_lite.datasets import benchmarks
+from gloro_lite.train import command
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,33 @@ def test_ctrl_c_is_one_line(capsys):
         raise KeyboardInterrupt
 
     assert main() == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_place_is_named_and_its_home_known(tmp_path, monkeypatch):
+    """Behind --output= a shell leaves ~ alone, and a variable that is not set is nothing: neither is a folder to write into."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/runs") == tmp_path / "runs" and place("runs") == Path("runs")
+    assert place("~nobody-of-this-name/runs") == Path("~nobody-of-this-name/runs")  # not found, and no traceback
+    with pytest.raises(argparse.ArgumentTypeError, match="and is empty"):
+        place("")
+
+
+def test_a_home_that_nobody_has_is_an_error_like_another(capsys):
+    assert main(["certify", "mnist-0.3", "--images", "~nobody-of-this-name"]) == 1
+    assert "neither a folder of images nor a file" in capsys.readouterr().err
+    assert main(["compare", "~nobody-of-this-name"]) == 1
+    assert "there is no stored net and no folder" in capsys.readouterr().err
+
+
+def test_a_run_is_not_trained_into_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        command.main(["--recipe", "mnist-0.3", "--output", ""])
+    assert "argument --output: must name a file or folder, and is empty" in capsys.readouterr().err
+    (tmp_path / "full").touch()
+    assert command.main(["--recipe", "mnist-0.3", "--output=~/full/run"]) == 1
+    assert f"{tmp_path / 'full'}" in capsys.readouterr().err and not (tmp_path / "~").exists()
 
 
 def test_what_is_missing_names_its_extra():

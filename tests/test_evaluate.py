@@ -117,6 +117,12 @@ def test_labels_and_epsilons_hold_real_values(case):
             vra_curve(net.certify(x), y, wrong)
 
 
+def test_nothing_has_no_curve(case):
+    net, x, y = case
+    with pytest.raises(ValueError, match="there is nothing to evaluate"):
+        vra_curve(net.certify(x[:0]), y[:0], torch.tensor([0.1]))  # whose mean would be NaN
+
+
 def test_images_in_bytes_are_refused():
     net = GloroNet(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2), 0.1)
     x, y = torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)

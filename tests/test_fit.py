@@ -108,7 +108,14 @@ def test_what_cannot_be_trained_says_what_to_do():
         fit(net, (x, y), validation=(x.numpy(), y), progress=False)
     with pytest.raises(ValueError, match=r"validation: inputs must have shape \(batch, "):
         fit(net, (x, y), validation=(x[:, :1], y), progress=False)
-    for counts in ({"epochs": 1.5}, {"batch_size": "8"}):
+    for value in (math.nan, math.inf):  # whose logits have a largest too, class 0
+        broken = x.clone()
+        broken[7] = value
+        with pytest.raises(ValueError, match="validation: there are inputs that are NaN or infinite"):
+            fit(net, (x, y), validation=(broken, y), progress=False)
+    with pytest.raises(TypeError, match=r"validation: inputs are torch\.float64 and those to train on torch\.float32"):
+        fit(net, (x, y), validation=(x.double(), y), progress=False)
+    for counts in ({"epochs": 1.5}, {"batch_size": "8"}, {"epochs": True}):
         with pytest.raises(ValueError, match="epochs and batch_size must be whole numbers"):
             fit(net, (x, y), progress=False, **counts)
     with torch.no_grad(), pytest.raises(ValueError, match="gradients are switched off"):
@@ -121,7 +128,7 @@ def test_what_cannot_be_trained_says_what_to_do():
 def test_a_loss_that_is_not_finite_stops_with_the_step():
     net, (x, y) = net_and_data()
     x[70, 0] = math.nan
-    with pytest.raises(ValueError, match="train holds inputs that are NaN or infinite"):
+    with pytest.raises(ValueError, match="train: there are inputs that are NaN or infinite"):
         fit(net, (x, y), epochs=2, batch_size=32, progress=False)
     net, data = net_and_data()
     with torch.no_grad():

@@ -365,6 +365,30 @@ def test_steepest_pairs_come_near_the_steepest_of_all_pieces(seed, activation):
     assert (found.slope >= slopes(function, starts[:, 0], starts[:, 1]) * (1 - 1e-12)).all()
 
 
+def test_a_function_of_more_than_one_number_has_no_slope():
+    """As many numbers as pairs would be divided by the distances of other pairs, and come out too steep."""
+    a, b = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([[1.0, 0.0], [0.01, 0.0]], dtype=torch.float64)
+    # Column 1 of the first pair would be divided by the length of the second: a slope of 100 of a map of norm 1.
+    for function in (lambda x: x.flip(1), lambda x: x[:, :1], lambda x: x.sum()):
+        for search in (lambda f: slopes(f, a, b), lambda f: steepest_pairs(f, a, b), lambda f: lower_bound(f, b, steps=0)):
+            with pytest.raises(ValueError, match=r"one number for each input, \(2,\), a margin say; it gives \("):
+                search(function)
+
+
+def test_searches_that_cannot_be_made():
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    for wrong in ({"steps": 1.5}, {"steps": -1}, {"reach": -1.0}, {"reach": math.nan}, {"radius": -0.1, "steps": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            lower_bound(lambda x: x[:, 0], x, **wrong)
+    with pytest.raises(TypeError, match=r"inputs must be a torch\.Tensor, not ndarray"):
+        lower_bound(lambda x: x[:, 0], x.numpy())
+    operator = linear_operator(nn.Linear(2, 3), (2,))
+    with pytest.raises(ValueError, match=r"start must have shape \(1, 2\), not \(1, 3\)"):
+        power_iteration(operator, start=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"at least 1, not 1\.5"):
+        power_iteration(operator, 1.5)
+
+
 def test_steepest_pairs_stay_within_their_radius_and_see_over_a_kink():
     def ramp(x):
         return (x[:, 0] - 1).clamp_min(0) * 2 + x[:, 1]  # steeper beyond x = 1: sqrt(5) against 1

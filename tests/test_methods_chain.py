@@ -265,3 +265,13 @@ def test_what_no_method_can_be_trained_with_is_said_first(fit):
     for data in (x, 3, (x, y, y)):
         with pytest.raises(TypeError, match="train must be a pair of tensors"):
             fit(dense(2, 4, 2), data)
+
+
+@pytest.mark.parametrize("method", [kw, bcp])
+def test_images_of_another_shape_are_not_trained_on(method):
+    """With channels last they hold as many numbers: flattened, a network would learn from them in the wrong order."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    x, y = torch.rand(6, 2, 2, 3), torch.tensor([0, 1, 0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"train: inputs must have shape \(batch, 3, 2, 2\), not \(6, 2, 2, 3\)"):
+        method.fit(network, (3, 2, 2), (x, y), 0.1, epochs=1)
+    assert method.fit(network, [3, 2, 2], (x.permute(0, 3, 1, 2), y), 0.1, epochs=1)

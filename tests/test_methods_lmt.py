@@ -93,6 +93,8 @@ def test_trains_a_net_that_is_certified_and_not_broken():
 
 
 def test_bad_input_is_refused():
+    with pytest.raises(TypeError, match="a GloroNet is needed, not Sequential"):
+        lmt.fit(torch.nn.Sequential(torch.nn.Linear(2, 2)), (torch.zeros(2, 2), torch.zeros(2).long()))
     with pytest.raises(ValueError, match="ends in"):
         lmt.net(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), (2,), 0.1)
     net = lmt.net(minmax(2, 4, 2), (2,), 0.1)

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
+from torch import nn
 
+from gloro_lite import GloroNet
 from gloro_lite.datasets import points
 from gloro_lite.methods import smoothing
 from gloro_lite.methods.smoothing import Smoothed, lower_confidence_bound, samples_needed
@@ -142,8 +144,25 @@ def test_bad_input_is_refused():
         Smoothed(linear, 0.5).certify(torch.tensor([[math.nan, 0.0]]))
     with pytest.raises(ValueError, match="NaN"):
         Smoothed(lambda x: x * math.nan, 0.5).certify(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="selection"):
-        Smoothed(linear, 0.5, selection=0)
+    for counts in ({"selection": 0}, {"batch_size": 0}, {"samples": 1000.0}, {"selection": "9"}):
+        with pytest.raises(ValueError, match="samples, selection and batch_size must be whole numbers"):
+            Smoothed(linear, 0.5, **counts)
+    with pytest.raises(TypeError, match="sigma must be a number, not str"):
+        smoothing.fit(nn.Linear(2, 2), (torch.zeros(2, 2), torch.zeros(2).long()), "a")
+
+
+def test_bottom_has_no_vote():
+    """The net itself gives bottom as one logit more, which would be certified as a class; and a method is its net's."""
+    net = GloroNet(nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)), (2,), 0.1)
+    with pytest.raises(TypeError, match=r"the logit of bottom .* give net\.logits"):
+        Smoothed(net, 0.5)
+    with pytest.raises(TypeError, match=r"the logit of bottom .* give net\.network"):
+        smoothing.fit(net, (torch.zeros(2, 2), torch.zeros(2).long()), 0.5)
+    x = torch.tensor([[3.0, -1.0]])
+    with pytest.raises(ValueError, match=r"'network\.0' is in training mode"):
+        Smoothed(net.train().logits, 0.5).certify(x)
+    net.eval()
+    assert torch.equal(Smoothed(net.logits, 0.5).certify(x).radius, Smoothed(net.network, 0.5).certify(x).radius)
 
 
 def test_training_with_noise_serves_the_vote():

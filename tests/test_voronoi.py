@@ -392,6 +392,8 @@ def test_errors_say_what_to_do():
         classifier.certify_by_bisectors(torch.zeros(1, 2), 0.1, candidates=0)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         classifier.certify_by_cells(torch.zeros(1, 2), 0.1, rivals=0)
+    with pytest.raises(ValueError, match=r"chunk is a number of sites, at least 1, not 8\.0"):
+        SiteClassifier(two, torch.tensor([0, 0, 1]), chunk=8.0)
     with pytest.raises(ValueError, match=r"point 0 has coordinates from 0 to 9, outside the box \(0, 1\): are the images scaled"):
         classifier.certify_by_cells(torch.tensor([[0.0, 9.0]]), 0.1, box=(0, 1))
     with pytest.raises(ValueError, match=r"\(least, greatest\)"):

@@ -26,8 +26,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.exact < 0 or (arguments.limit is not None and arguments.limit < 1):
         parser.error("--exact takes a number from 0 up, --limit one from 1 up")
-    images = arguments.images or Path(os.environ.get("GLORO_DATA") or "data/root")
-    options = run.Options(images.expanduser(), arguments.exact, arguments.cache, arguments.limit)
+    images = Path(os.path.expanduser(arguments.images or os.environ.get("GLORO_DATA") or "data/root"))
+    options = run.Options(images, arguments.exact, arguments.cache, arguments.limit)
     all_hold = True
     for folder in arguments.folders:
         print(folder)

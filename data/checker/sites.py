@@ -151,6 +151,9 @@ def prove(
     exactly = 0
     for label in np.unique(predictions):
         rows = np.flatnonzero(predictions == label)
+        if not (sites.labels == label).any():  # no point is nearest to a site that is not there
+            proven[rows], largest[rows] = False, 0.0
+            continue
         own = sites.nearest(squared[rows], label)
         others = np.flatnonzero(sites.labels != label)
         bounds = sites.bisectors(squared[rows], error[rows], own)[:, others]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from gloro_lite import stored
 from gloro_lite.certificate import BOTTOM, GUARANTEES, joined
 from gloro_lite.cli import arguments, images
 from gloro_lite.console import check_folder_of
-from gloro_lite.files import table, write_atomically
+from gloro_lite.files import expanded, table, write_atomically
 
 _BATCH = 500
 
@@ -49,7 +48,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
-    output = None if options.output is None else Path(options.output).expanduser()
+    output = None if options.output is None else expanded(options.output)
     if output is not None:
         if output.suffix.lower() != ".csv":  # the images, say, which would be replaced
             raise ValueError(f"--output must end in .csv, not in {output.suffix or 'nothing'}: {output}")
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     parts = [net.certify(images.unit(x), epsilon, guarantee=options.guarantee) for x in own.x.split(_BATCH)]
     label, radii, prediction, _ = joined(parts)
 
-    columns: dict[str, list[object]] = {"file" if Path(options.images).expanduser().is_dir() else "index": list(own.names)}
+    columns: dict[str, list[object]] = {"file" if expanded(options.images).is_dir() else "index": list(own.names)}
     if own.y is not None:
         columns["label"] = own.y.tolist()
     columns["prediction"] = prediction.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from gloro_lite import extras, stored
 from gloro_lite.console import check_folder_of
 from gloro_lite.datasets.benchmarks import INFO
+from gloro_lite.files import expanded
+from gloro_lite.lipschitz.errors import said
 
 Record = dict[str, Any]
 
@@ -35,8 +38,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
-    if options.plot:
-        _check_target(Path(options.plot))
+    target = None if options.plot is None else expanded(options.plot)
+    if target is not None:
+        _check_target(target)
     records = {name: stored.record(name) for name in options.runs}
     if not options.mixed:
         for what, values in {
@@ -44,12 +48,12 @@ def run(options: argparse.Namespace) -> int:
             "on different data sets": {name: record["settings"]["dataset"] for name, record in records.items()},
         }.items():
             if len(set(values.values())) > 1:
-                said = ", ".join(f"{name}: {value}" for name, value in values.items())
-                raise ValueError(f"these runs are {what} ({said}): their accuracies mean different things; --mixed compares them")
+                each = ", ".join(f"{name}: {value}" for name, value in values.items())
+                raise ValueError(f"these runs are {what} ({each}): their accuracies mean different things; --mixed compares them")
     print(table(records))
-    if options.plot:
-        plot(list(records), options.plot)
-        print(f"\n{options.plot} shows certified accuracy by radius, and validation VRA by epoch")
+    if target is not None:
+        plot(records, target)
+        print(f"\n{target} shows certified accuracy by radius, and validation VRA by epoch")
     return 0
 
 
@@ -94,12 +98,12 @@ def _aligned(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def plot(runs: list[str], target: str) -> None:
+def plot(records: dict[str, Record], target: Path) -> None:
     """Draw the runs' certified accuracy by radius and their validation VRA by epoch. Raises ValueError where a run has no
-    certificates.csv or no history.csv, as in an installed wheel.
+    certificates.csv or no history.csv, as in an installed wheel, or one that is damaged or of another run.
     """
-    certificates = {name: _read(name, "certificates.csv") for name in runs}
-    histories = {name: _read(name, "history.csv") for name in runs}
+    certificates = {name: _certificates(name, record) for name, record in records.items()}
+    histories = {name: _history(name, record) for name, record in records.items()}
 
     with extras.needed("--plot", "book"):
         import matplotlib
@@ -111,14 +115,13 @@ def plot(runs: list[str], target: str) -> None:
 
     with plotting.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
-        for name in runs:
-            rows = certificates[name]
-            radii = [float(row["radius"]) for row in rows if row["label"] == row["prediction"]]
-            at = torch.tensor(sorted(radii), dtype=torch.float64)
-            left.plot(at, 100 * (len(at) - torch.arange(len(at))) / len(rows), label=name)
-            epochs = [int(row["epoch"]) + 1 for row in histories[name]]
-            right.plot(epochs, [100 * float(row["vra"]) for row in histories[name]], label=name)
-        for epsilon in sorted({stored.record(name)["epsilon"] for name in runs}):
+        for name in records:
+            right_radii, count = certificates[name]
+            at = torch.tensor(sorted(right_radii), dtype=torch.float64)
+            left.plot(at, 100 * (len(at) - torch.arange(len(at))) / count, label=name)
+            epochs, vra = zip(*histories[name], strict=True)
+            right.plot([epoch + 1 for epoch in epochs], [100 * each for each in vra], label=name)
+        for epsilon in sorted({record["epsilon"] for record in records.values()}):
             left.axvline(epsilon, color="black", linestyle=":", linewidth=1)
         left.set(
             xlabel="l2 radius (dotted: epsilon)", ylabel="certified and right, % of the test set", xlim=(0, None), ylim=(0, 100)
@@ -135,9 +138,41 @@ def _check_target(target: Path) -> None:
     check_folder_of(target)
 
 
-def _read(run: str, name: str) -> list[dict[str, str]]:
+def _certificates(run: str, record: Record) -> tuple[list[float], int]:
+    """The radii of the images that a run classifies correctly, and how many images there are."""
+    rows = _read(run, "certificates.csv", {"label": int, "prediction": int, "radius": float})
+    radii = [radius for label, prediction, radius in rows if label == prediction]
+    # A table that was cut short, or is of another run, has other figures than the record.
+    accuracy, vra = len(radii) / len(rows), sum(radius > record["epsilon"] for radius in radii) / len(rows)
+    for name, counted in (("test_accuracy", accuracy), ("test_vra", vra)):
+        if abs(counted - record[name]) > 1e-9:
+            path = stored.folder(run) / "certificates.csv"
+            raise ValueError(
+                f"{path} is damaged or of another run: its rows give a {name} of {counted:.6g}, and result.json beside it says "
+                f"{record[name]:.6g}"
+            )
+    return radii, len(rows)
+
+
+def _history(run: str, record: Record) -> list[tuple[int, float]]:
+    """The epochs of a run, from 0, and the validation VRA after each."""
+    rows = _read(run, "history.csv", {"epoch": int, "vra": float})
+    if len(rows) != record["epochs"]:
+        path = stored.folder(run) / "history.csv"
+        raise ValueError(f"{path} is damaged or of another run: it has {len(rows)} epochs, and the run {record['epochs']}")
+    return rows
+
+
+def _read(run: str, name: str, columns: dict[str, Callable[[str], Any]]) -> list[Any]:
+    """Some columns of a table in a run's folder, a tuple a row. Raises ValueError, which names the file."""
     path = stored.folder(run) / name
     if not path.is_file():
         raise ValueError(f"{path} is not there, and --plot needs it: take the run's folder from a checkout of the project")
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [tuple(read(row[column]) for column, read in columns.items()) for row in csv.DictReader(file)]
+        if not rows:
+            raise ValueError("it has no rows")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # a column is missing, or a row is short
+        raise ValueError(f"{path} is damaged ({said(error)}): take the file anew") from error
+    return rows

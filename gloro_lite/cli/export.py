@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from gloro_lite import export, stored
 from gloro_lite.cli import arguments
+from gloro_lite.console import check_folder_of
+from gloro_lite.files import expanded
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,11 +28,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command. Raises ValueError and OSError."""
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     writers = {".pt2": export.save_program, ".onnx": export.save_onnx}
-    if output.suffix not in writers:
+    suffix = output.suffix.lower()
+    if suffix not in writers:
         raise ValueError(f"--output must end in .pt2 or .onnx, not in {output.suffix or 'nothing'}: {output}")
+    check_folder_of(output)
     net = stored.load(options.net)
-    writers[output.suffix](net, output)
+    writers[suffix](net, output)
     print(f"{output}: (batch, {', '.join(map(str, net.input_shape))}) to (batch, {net.classes + 1}), epsilon {net.epsilon:.6g}")
     return 0

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gloro_lite import extras
+from gloro_lite.files import expanded
+from gloro_lite.lipschitz.errors import said
 
 Shape = tuple[int, ...]
 
@@ -40,12 +42,14 @@ def read(path: str | Path, shape: Shape, classes: int) -> OwnImages:
     with extras.needed("reading images", "train"):
         import numpy  # noqa: F401
         import PIL  # noqa: F401
-    path = Path(path).expanduser()
+    if not str(path):  # which stands for the working folder
+        raise ValueError("--images is empty: name a folder of pictures or a file")
+    path = expanded(path)
     if path.is_dir():
         return _folder(path, shape)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither a folder of images nor a file: check the path")
-    if path.suffix not in (".npz", ".npy"):
+    if path.suffix.lower() not in (".npz", ".npy"):
         raise ValueError(f"{path} is neither a folder nor a .npz or .npy file: put the image into a folder of its own")
     return _array(path, shape, classes)
 
@@ -64,24 +68,37 @@ def _folder(folder: Path, shape: Shape) -> OwnImages:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if not files:
         raise ValueError(f"{folder} holds no files: --images wants the folder in which the pictures themselves lie")
+    for file in files:
+        # What is no text in the system's encoding cannot be written into the table.
+        if file.name.encode(errors="replace").decode() != file.name:
+            raise ValueError(f"the name of the file {str(file)!a} is not UTF-8: rename it")
     return OwnImages([file.name for file in files], torch.stack([_picture(file, shape) for file in files]), None)
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag that has programs turn a picture as they show it; 1 is as it is stored."""
+
+
+class _Refused(ValueError):
+    """A picture that can be read, and in more than one way."""
 
 
 def _picture(file: Path, shape: Shape) -> Tensor:
     """One picture, (channels, height, width) uint8."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, height, width = shape
     try:
         with Image.open(file) as image:
-            if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA"):
-                raise ValueError(f"{file} is a picture of mode {image.mode}: save it with 8 bits a channel, in grey or RGB")
-            if image.mode in ("RGBA", "LA", "P") and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise ValueError(f"{file} is transparent in places: save it without transparency, on the background you mean")
+            _check_picture(file, image)
             pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as a picture ({error}): take it out of the folder, or save it anew") from error
+    except _Refused:
+        raise
+    except Exception as error:  # damage shows as any of Pillow's errors and of its decoders'
+        raise ValueError(
+            f"{file} cannot be read as a picture ({said(error)}): take it out of the folder, or save it anew"
+        ) from error
     if pixels.shape[:2] != (height, width):
         raise ValueError(
             f"{file} has {pixels.shape[0]} x {pixels.shape[1]} pixels, and the net takes {_words(shape)}: resize it first, as "
@@ -92,6 +109,19 @@ def _picture(file: Path, shape: Shape) -> Tensor:
             raise ValueError(f"{file} is in colour, and the net takes {_words(shape)}: convert it to grey first")
         pixels = pixels[..., :1]
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _check_picture(file: Path, image: Any) -> None:
+    """Raise _Refused for a picture that other programs may show as another one than the pixels that are stored first."""
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA"):
+        raise _Refused(f"{file} is a picture of mode {image.mode}: save it with 8 bits a channel, in grey or RGB")
+    if getattr(image, "n_frames", 1) > 1:
+        raise _Refused(f"{file} holds {image.n_frames} pictures: save the one that you mean as a file of its own")
+    if (turned := image.getexif().get(_ORIENTATION, 1)) != 1:
+        raise _Refused(f"{file} is stored turned or mirrored, with the EXIF orientation {turned}: save it anew as it is shown")
+    see_through = image.mode in ("RGBA", "LA", "P") or "transparency" in image.info
+    if see_through and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise _Refused(f"{file} is transparent in places: save it without transparency, on the background you mean")
 
 
 def _array(path: Path, shape: Shape, classes: int) -> OwnImages:
@@ -144,6 +174,10 @@ def _pixels(path: Path, x: Any) -> Tensor:
     import numpy as np
 
     if x.dtype == np.uint8:
+        if x.max() == 1:  # as of images in [0, 1] that were cast to bytes
+            raise ValueError(
+                f"{path}: the images are bytes of 0 and 1 alone, and white is 255: give floats from 0 to 1, or 255 * x"
+            )
         return torch.from_numpy(np.array(x))
     if x.dtype.kind != "f":
         raise ValueError(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gloro_lite.datasets import cache, published, tiny_imagenet
 from gloro_lite.datasets.published import DataError
-from gloro_lite.files import checkout
+from gloro_lite.files import checkout, expanded
 
 
 class Info(NamedTuple):
@@ -61,7 +61,7 @@ class Benchmark(NamedTuple):
 def data_root(root: str | Path | None = None) -> Path:
     """Where the images lie: `root`, else `$GLORO_DATA`, else `data/root` of the checkout or the working folder."""
     usual = (checkout() or Path()) / "data" / "root"
-    return Path(root or os.environ.get("GLORO_DATA") or usual).expanduser()
+    return expanded(root or os.environ.get("GLORO_DATA") or usual)
 
 
 def load(dataset: str, root: str | Path | None = None, *, download: bool = True) -> Benchmark:

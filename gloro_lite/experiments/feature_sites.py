@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gloro_lite import networks
-from gloro_lite.console import add_data, check_folder_of, reports_errors
+from gloro_lite.console import add_data, check_folder_of, place, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import Images
 from gloro_lite.files import add_row, home, recorded
@@ -141,7 +141,7 @@ def read(path: Path) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.feature_sites", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
+    parser.add_argument("--output", type=place, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)
     options = parser.parse_args(arguments)
     check_folder_of(options.output)

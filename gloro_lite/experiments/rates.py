@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from gloro_lite.console import add_data, check_folder_of, reports_errors
+from gloro_lite.console import add_data, check_folder_of, place, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import ablations
 from gloro_lite.files import add_row, home, recorded
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.rates", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
+    parser.add_argument("--output", type=place, default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT.name} beside the results")
     add_data(parser)
     options = parser.parse_args(arguments)
     if unknown := set(options.rows) - set(ROWS):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from gloro_lite import extras, networks
 from gloro_lite.certificate import Certificate, joined
-from gloro_lite.console import add_data, at_least, log_to_stdout, reports_errors
+from gloro_lite.console import add_data, at_least, log_to_stdout, place, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images
 from gloro_lite.evaluate import figures
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             "--" + field.replace("_", "-"), type=type(default), default=default, help=f"{meaning} (default: {default})"
         )
     parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of weights, batches and noise (default: 0)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
+    parser.add_argument("--output", type=place, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
     add_data(parser)
     given = parser.parse_args(arguments)
     recipe = find(given.row)

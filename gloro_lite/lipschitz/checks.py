@@ -201,6 +201,11 @@ def check_shape(input_shape: Iterable[int]) -> tuple[int, ...]:
     return shape
 
 
+def is_count(value: object) -> bool:
+    """Whether a value is a number of things, at least one: a whole number, which PyTorch takes for a size."""
+    return type(value) is int and value >= 1
+
+
 def check_tensor(x: object) -> None:
     """Raise TypeError for inputs that are no tensor."""
     if not isinstance(x, Tensor):

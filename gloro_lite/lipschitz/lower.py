@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gloro_lite.lipschitz.checks import check_tensor
+
 
 class Pairs(NamedTuple):
     """Pairs of points, and how much a function changes between them.
@@ -33,7 +35,7 @@ def slopes(function: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor
     """
     distance = (a - b).flatten(1).norm(dim=1)
     with torch.no_grad():
-        change = (function(a) - function(b)).abs()
+        change = (_values(function, a) - _values(function, b)).abs()
     return torch.where(distance > 0, change / distance.clamp_min(torch.finfo(distance.dtype).tiny), 0.0)
 
 
@@ -62,13 +64,9 @@ def steepest_pairs(
         radius: keeps both points of each pair within this l2 distance of the middle of its start: a lower bound on the local
             constant there. By default they go anywhere.
 
-    Raises ValueError for steps < 0 and for lengths that are not finite and positive.
+    Raises ValueError for steps < 0, for lengths that are not finite and positive, and for a function of another shape.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, not {steps}")
-    for name, limit in (("closest", closest), ("radius", radius)):
-        if limit is not None and not (limit > 0 and math.isfinite(limit)):
-            raise ValueError(f"{name} is a distance: it must be finite and greater than 0, not {limit}")
+    _check_search(steps, closest=closest, radius=radius)
     a, b = a.detach(), b.detach()
     start = centre = (a + b) / 2
     first = _length(a - b)
@@ -92,6 +90,14 @@ def steepest_pairs(
     return best
 
 
+def _check_search(steps: int, **distances: float | None) -> None:
+    if type(steps) is not int or steps < 0:
+        raise ValueError(f"steps must be a whole number, at least 0, not {steps!r}")
+    for name, limit in distances.items():
+        if limit is not None and not (limit > 0 and math.isfinite(limit)):
+            raise ValueError(f"{name} is a distance: it must be finite and greater than 0, not {limit}")
+
+
 def lower_bound(
     function: Callable[[Tensor], Tensor], x: Tensor, *, steps: int = 100, reach: float = 1.0, radius: float | None = None
 ) -> Tensor:
@@ -111,8 +117,11 @@ def lower_bound(
 
     Returns: (batch,), the steepest that was found from each start.
 
-    Raises TypeError for x of another type, in which rounding could make a slope too large; ValueError as `steepest_pairs` does.
+    Raises TypeError for x of another type, in which rounding could make a slope too large; ValueError as `steepest_pairs` does,
+    and for a reach that is not finite and positive.
     """
+    check_tensor(x)
+    _check_search(steps, reach=reach, radius=radius)
     if x.dtype != torch.float64:
         raise TypeError(f"x is {x.dtype}, in which rounding can make a slope too large: give x and the function in float64")
     x = x.detach()
@@ -125,10 +134,20 @@ def lower_bound(
     return torch.maximum(local, found.slope)
 
 
+def _values(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """One number for each input, (batch,): of more, each would be divided by the distance of another pair."""
+    values = function(x)
+    if values.shape != (len(x),):
+        raise ValueError(
+            f"the function must give one number for each input, ({len(x)},), a margin say; it gives {tuple(values.shape)}"
+        )
+    return values
+
+
 def _value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = function(x)
+        value = _values(function, x)
         (gradient,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), gradient
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gloro_lite.lipschitz.checks import check_shape, settings
+from gloro_lite.lipschitz.checks import check_shape, is_count, settings
 from gloro_lite.lipschitz.nodes import Affine, Bound, Node, Shape
 from gloro_lite.lipschitz.walk import registered, walk
 from gloro_lite.precision import full_precision
@@ -55,8 +55,10 @@ def power_iteration(
     """
     if not isinstance(operator, Affine):
         raise TypeError(f"an operator is needed, not {operator!r}: linear_operator gives None for a layer that is not affine")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, not {iterations}")
+    if not is_count(iterations):
+        raise ValueError(f"iterations must be at least 1, not {iterations!r}")
+    if start is not None and tuple(start.shape) != (1, *operator.input_shape):
+        raise ValueError(f"start must have shape {(1, *operator.input_shape)}, not {tuple(start.shape)}")
     with torch.no_grad():
         v = _start(operator, seed) if start is None else start
         for _ in range(iterations):

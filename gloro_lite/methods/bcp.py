@@ -199,6 +199,7 @@ def fit(
     """Train with `loss`, by Adam, a warm-up and cosine rate; epsilon and the weight of the worst logits grow over the first half.
 
     Args:
+        train: inputs ``(n, *input_shape)`` and labels (n,).
         epsilon: the training epsilon, at the end.
         power_iterations: for each step.
         progress: show it, as `gloro_lite.progress` does.
@@ -223,6 +224,7 @@ def fit(
         batch_size=batch_size,
         seed=seed,
         classes=layers[-1].size,
+        input_shape=input_shape,
         before_epoch=bound.converge,
         progress=progress,
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.layers import MinMax, min_max
 from gloro_lite.lipschitz import linear_operator, operator_norm
-from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_network, check_shape, layer_type
+from gloro_lite.lipschitz.checks import check_batch, check_flushing, check_network, check_shape, is_count, layer_type
 from gloro_lite.lipschitz.errors import NetworkError
 from gloro_lite.lipschitz.nodes import Affine
 from gloro_lite.lipschitz.program import Program
@@ -251,7 +251,7 @@ def forward(chain: list[Stage], norms: list[float], x: Tensor) -> tuple[list[Ten
 def check_search(steps: int, batch_size: int = 1) -> None:
     """Raise ValueError unless a search tries at least one radius, of at least one input at a time."""
     for meaning, count in (("steps is a number of radii", steps), ("batch_size is a number of inputs", batch_size)):
-        if type(count) is not int or count < 1:
+        if not is_count(count):
             raise ValueError(f"{meaning}, at least 1, not {count!r}")
 
 

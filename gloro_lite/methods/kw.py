@@ -199,6 +199,7 @@ def fit(
     """Train with `loss`, by Adam, a warm-up and cosine rate, and an epsilon that grows over the first half.
 
     Args:
+        train: inputs ``(n, *input_shape)`` and labels (n,).
         epsilon: the training epsilon, at the end.
         progress: show it, as `gloro_lite.progress` does.
 
@@ -215,6 +216,7 @@ def fit(
         batch_size=batch_size,
         seed=seed,
         classes=layers[-1].size,
+        input_shape=input_shape,
         progress=progress,
     )
     return list(epoch_losses)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.fit import growing_epsilon, minimise
-from gloro_lite.net import GloroNet
+from gloro_lite.net import GloroNet, check_net
 
 
 def net(network: nn.Sequential, input_shape: tuple[int, ...], epsilon: float, *, power_iterations: int = 1) -> GloroNet:
@@ -73,8 +73,9 @@ def fit(
         learning_rate: peak learning rate.
         progress: show it, as `gloro_lite.progress` does.
 
-    Returns: the mean loss of each epoch. Raises ValueError as `gloro_lite.fit.minimise` does.
+    Returns: the mean loss of each epoch. Raises TypeError for what is no GloRo Net, ValueError as `gloro_lite.fit.minimise` does.
     """
+    check_net(net)
     goal = check_epsilon(net.epsilon if train_epsilon is None else train_epsilon)
     epoch_losses = minimise(
         lambda x, y, done, _: loss(net.logits(x), y, net.estimate(), goal * growing_epsilon(done)),

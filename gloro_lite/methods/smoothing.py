@@ -24,7 +24,8 @@ from gloro_lite import extras
 from gloro_lite.certificate import BOTTOM, Certificate, check_epsilon
 from gloro_lite.evaluate import check_labels
 from gloro_lite.fit import minimise
-from gloro_lite.lipschitz.checks import check_tensor, is_random
+from gloro_lite.lipschitz.checks import check_tensor, is_count, is_random
+from gloro_lite.net import GloroNet, check_logits
 
 _DOWN = 1 - 1e-9
 """Scipy's quantiles are good to about twelve digits; a radius is rounded down by more than that."""
@@ -33,6 +34,13 @@ _DOWN = 1 - 1e-9
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha is the probability of a wrong answer: it must lie between 0 and 0.5, not {alpha}")
+
+
+def _as_number(sigma: float) -> float:
+    try:
+        return float(sigma)
+    except (TypeError, ValueError):
+        raise TypeError(f"sigma must be a number, not {type(sigma).__name__}") from None
 
 
 def samples_needed(alpha: float, ratio: float = 0.0) -> int:
@@ -77,7 +85,7 @@ class Smoothed:
         seed: of the noise. Each input of a call has noise of its own; two calls with one seed have the same.
 
     Raises ValueError for a sigma that is not positive and finite, an alpha outside (0, 0.5), and too few samples to certify
-    anything at this alpha.
+    anything at this alpha; TypeError for a GloRo Net itself, whose bottom would be voted for as a class.
     """
 
     def __init__(
@@ -91,21 +99,22 @@ class Smoothed:
         batch_size: int = 1000,
         seed: int = 0,
     ):
+        check_logits(logits)
         if not callable(logits):
             raise TypeError(f"logits must be a network, or what maps inputs to logits, not {type(logits).__name__}")
-        try:
-            sigma = float(sigma)
-        except (TypeError, ValueError):
-            raise TypeError(f"sigma must be a number, not {type(sigma).__name__}") from None
+        sigma = _as_number(sigma)
         if not (math.isfinite(sigma) and sigma > 0):
             raise ValueError(f"sigma is the standard deviation of the noise: it must be finite and greater than 0, not {sigma}")
+        if not (is_count(samples) and is_count(selection) and is_count(batch_size)):
+            raise ValueError(
+                "samples, selection and batch_size must be whole numbers, at least 1, not "
+                f"{samples!r}, {selection!r} and {batch_size!r}"
+            )
         least = samples_needed(alpha)
         if samples < least:
             raise ValueError(
                 f"{samples} samples certify nothing at alpha = {alpha:g}, even if all of them agree: take at least {least}"
             )
-        if selection < 1 or batch_size < 1:
-            raise ValueError(f"selection and batch_size must be at least 1, not {selection} and {batch_size}")
         self.logits, self.sigma, self.alpha = logits, sigma, alpha
         self.samples, self.selection, self.batch_size, self.seed = samples, selection, batch_size, seed
 
@@ -152,8 +161,10 @@ class Smoothed:
         return torch.stack(rows).cpu() if rows else torch.zeros(0, 2, dtype=torch.int64, device="cpu")
 
     def _generator(self, x: Tensor) -> torch.Generator:
-        if isinstance(self.logits, nn.Module):
-            for name, part in self.logits.named_modules():
+        # The network, or the one whose method this is: net.logits, say.
+        network = getattr(self.logits, "__self__", self.logits)
+        if isinstance(network, nn.Module):
+            for name, part in network.named_modules():
                 if is_random(part):
                     raise ValueError(
                         f"layer {name or type(part).__name__!r} is in training mode, where what it gives for a noisy copy "
@@ -222,6 +233,9 @@ def fit(
 
     Returns: the mean loss of each epoch. Raises ValueError for a negative sigma, and as `gloro_lite.fit.minimise` does.
     """
+    if isinstance(network, GloroNet):
+        raise TypeError("a GloroNet gives the logit of bottom beside those of the classes: give net.network, which does not")
+    sigma = _as_number(sigma)
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be finite and not negative, not {sigma}")
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import typing
 
-from gloro_lite.console import ERRORS, STOPPED, log_to_stdout, one_line, reports_errors, seconds
+from gloro_lite.console import ERRORS, STOPPED, log_to_stdout, one_line, place, reports_errors, seconds
 from gloro_lite.datasets import benchmarks
 from gloro_lite.precision import exact_float32
 from gloro_lite.train.checkpoint import CheckpointError
@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--recipe", required=True, metavar="NAME", help="one of those listed below")
     run.add_argument("--seed", type=_seed, default=0, help="of weights, order and augmentation (default: 0)")
     run.add_argument("--device", help="cpu, cuda or mps (default: cuda where there is a GPU for it, else cpu)")
-    run.add_argument("--data", metavar="DIR", help=f"folder of the images (default: {benchmarks.data_root()})")
-    run.add_argument("--output", metavar="DIR", help=f"folder of this run (default: {STORED}/<recipe>/seed-<n>)")
+    run.add_argument("--data", type=place, metavar="DIR", help=f"folder of the images (default: {benchmarks.data_root()})")
+    run.add_argument("--output", type=place, metavar="DIR", help=f"folder of this run (default: {STORED}/<recipe>/seed-<n>)")
     run.add_argument(
         "--max-seconds",
         type=seconds,

@@ -9,7 +9,7 @@ import math
 import sys
 from pathlib import Path
 
-from gloro_lite.console import STOPPED, at_least, reports_errors, seconds
+from gloro_lite.console import STOPPED, at_least, place, reports_errors, seconds
 from gloro_lite.files import check_free, only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
@@ -21,7 +21,7 @@ from gloro_lite.methods.sites.training import Settings, check_settings, load_dat
 def main(arguments: list[str] | None = None) -> int:
     """Run the command, see the package; returns its exit code: 0, `STOPPED`, or 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=package.__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this run")
+    parser.add_argument("--output", type=place, required=True, metavar="DIR", help="folder of this run")
     parser.add_argument(
         "--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)"
     )
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(folder, settings, epochs, seed, root, max_seconds, tested)
 
 
-def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: str | None, max_seconds: float, tested: bool) -> int:
+def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: Path | None, max_seconds: float, tested: bool) -> int:
     """Train in a folder and certify the test set, as the options say; returns the command's status."""
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists() or (folder / "result.json").exists():

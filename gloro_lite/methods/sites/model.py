@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gloro_lite.certificate import Certificate, joined
 from gloro_lite.evaluate import check_labels
-from gloro_lite.lipschitz.checks import check_batch
+from gloro_lite.lipschitz.checks import check_batch, is_count
 from gloro_lite.voronoi import SiteClassifier, as_tensor, check_sites
 
 
@@ -66,8 +66,8 @@ class Sites(nn.Module):
 
         Returns: (batch,). Raises ValueError for labels that the sites do not have, and for fewer than one of either site.
         """
-        if min(own, rivals) < 1:
-            raise ValueError(f"own and rivals are numbers of sites, at least 1, not {own} and {rivals}")
+        if not (is_count(own) and is_count(rivals)):
+            raise ValueError(f"own and rivals are numbers of sites, at least 1, not {own!r} and {rivals!r}")
         sites, x = self.sites.flatten(1), self._points(x).flatten(1).to(self.sites)
         check_labels(y, len(x), self.classes)
         with torch.no_grad():
@@ -123,8 +123,8 @@ class Sites(nn.Module):
         TypeError for points that are not floating-point.
         """
         x = self._points(x)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size}")
+        if not is_count(batch_size):
+            raise ValueError(f"batch_size is a number of inputs, at least 1, not {batch_size!r}")
         if form not in ("bisectors", "cells"):
             raise ValueError(f'form must be "bisectors" or "cells", not {form!r}')
         if box is not None and form != "cells":
@@ -164,8 +164,8 @@ def initial_sites(x: Tensor, y: Tensor, per_class: int, how: Literal["images", "
     check_labels(y, len(x))
     if how not in ("images", "kmeans"):
         raise ValueError(f'how must be "images" or "kmeans", not {how!r}')
-    if per_class < 1:
-        raise ValueError(f"per_class is a number of sites, at least 1, not {per_class}")
+    if not is_count(per_class):
+        raise ValueError(f"per_class is a number of sites, at least 1, not {per_class!r}")
     generator = torch.Generator().manual_seed(seed)
     sites, labels = [], []
     for label in y.unique().tolist():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.files import replacing
+from gloro_lite.lipschitz.checks import is_count
 from gloro_lite.methods.sites.model import Sites, hinge, smooth
 
 
@@ -106,8 +107,8 @@ def check_settings(settings: Settings) -> None:
     if settings.loss not in ("smooth", "hinge"):
         raise ValueError(f"loss must be smooth or hinge, not {settings.loss!r}")
     for name in ("per_class", "own", "rivals", "batch_size"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}")
+        if not is_count(getattr(settings, name)):
+            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)!r}")
     for name in ("rate", "slope", "cap", "target"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"{name} must be greater than 0, not {getattr(settings, name)}")

@@ -155,6 +155,13 @@ def test_row_distances_are_tight_and_symmetric():
     assert torch.allclose(found, exact, rtol=1e-13) and (found >= exact * (1 - 1e-15)).all()
 
 
+def test_row_distances_of_rows_that_are_all_negative_or_nearly_equal():
+    """The squares of 1e-150 underflow, beside a row near 1 that no scale brings down to them."""
+    rows = torch.tensor([[-1.0, -3e-150], [-1.0, -7e-150], [-4.0, -4.0]], dtype=torch.float64)
+    assert row_distances(rows)[0].tolist() == pytest.approx([0, 4e-150, 5], rel=1e-12)
+    assert row_distances(1e200 * rows)[0].tolist() == pytest.approx([0, 4e50, 5e200], rel=1e-12)
+
+
 # ---- norms -----------------------------------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,13 @@ def test_margin_constants_of_the_two_forms():
     assert margin_constants(rows, 2.0, tight=False)[0].tolist() == [12.0, 14.0, 12.0]
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_margin_constants_of_a_head_whose_weights_are_all_negative(size):
+    rows = torch.tensor([[-1.0, -2.0], [-4.0, -6.0], [-1.0, -1.0]])
+    expected = torch.tensor([[0.0, 5.0, 1.0], [5.0, 0.0, 34**0.5], [1.0, 34**0.5, 0.0]])
+    assert torch.allclose(margin_constants(rows * size, 2.0) / size, 2 * expected)
+
+
 def test_distances_are_those_of_pythagoras():
     assert _distances(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist() == [[0.0, 5.0], [5.0, 0.0]]
 
@@ -297,6 +304,28 @@ def test_a_batch_whose_sum_overflows_is_not_mistaken_for_an_infinite_one():
     assert net.certify(torch.full((4, 2), 3e38)).radius.shape == (4,)
     with pytest.raises(ValueError, match="input 2 of the batch"):
         net.certify(torch.tensor([[3e38, 3e38], [0, 0], [math.inf, -math.inf], [-math.inf, 0]]))
+
+
+def test_what_overflows_is_bottom_with_certainty():
+    """And no class beside it, whatever the softmax of the outputs is used for."""
+    net = GloroNet(nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 4)), (2,), 0.1).double().eval()
+    for weight in (net.network[0].weight, net.head.weight):
+        weight.data.mul_(1e150)
+    outputs = net(torch.tensor([[1e10, 1e10], [0.0, 0.0]], dtype=torch.float64))
+    assert outputs[0].softmax(dim=0).tolist() == [0, 0, 0, 0, 1]
+    assert outputs[1].isfinite().all() and outputs[1, :-1].tolist() == net.head.bias.tolist()
+
+
+def test_outputs_in_eval_mode_are_the_logits_with_their_gradients_where_nothing_is_tied():
+    torch.manual_seed(0)
+    net = GloroNet(nn.Sequential(nn.Linear(4, 8), MinMax(), nn.Linear(8, 3)), (4,), 1e-3).double().eval()
+    x = torch.rand(20, 4, dtype=torch.float64, requires_grad=True)
+    outputs, logits = net(x), net.logits(x)
+    sure = net.certify(x).radius > net.epsilon
+    assert sure.sum() >= 15 and torch.equal(outputs[sure, :-1], logits[sure])
+    for kind in range(3):
+        found, meant = (torch.autograd.grad(y[sure, kind].sum(), x, retain_graph=True)[0] for y in (outputs, logits))
+        assert torch.equal(found, meant)
 
 
 def test_infinite_head_is_an_error():

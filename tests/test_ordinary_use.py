@@ -572,6 +572,7 @@ def test_numbers_that_this_thread_takes_for_0_are_refused(what):
     before = net.certify(x)
     assert before.prediction.item() == (0 if what == "weight" else 1)
     normal, mixed = torch.tensor([0.0, torch.finfo(torch.float32).tiny, 1.0]), torch.tensor([1.0, -1e-39])
+    least = torch.tensor([2.0**-149])
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor flushes nothing")
     try:
@@ -579,8 +580,9 @@ def test_numbers_that_this_thread_takes_for_0_are_refused(what):
             with pytest.raises(NetworkError, match=r"set_flush_denormal\(False\)"):
                 certify(x)
         check_flushing(normal, "these")
-        with pytest.raises(NetworkError, match="these hold some so near 0"):
-            check_flushing(mixed, "these")
+        for some in (mixed, least, -least):
+            with pytest.raises(NetworkError, match="these hold some so near 0"):
+                check_flushing(some, "these")
         plain = dense()
         assert plain.certify(torch.rand(2, 4)).label.shape == (2,)
     finally:

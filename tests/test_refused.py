@@ -83,6 +83,7 @@ REFUSED = [
     (nn.Softplus(threshold=80.5), (4,), "overflows in float32"),
     (nn.PReLU(3), (2, 4), "3 slopes"),
     (nn.PReLU(3), (), "3 slopes"),
+    (nn.PReLU(2), (4,), "2 slopes"),
     (changed(nn.PReLU(), weight=zeros(1, 1)), (4,), "1 slopes"),
     (changed(nn.GELU(), approximate="quick"), (4,), "'quick' is not known"),
     (MinMax(), (), "even, not 0"),
@@ -241,6 +242,12 @@ def test_a_registered_layer_gives_one_tensor_with_the_batch_first(forward):
     with pytest.raises(NetworkError, match="for a batch of 2 it returns"):
         walk(own_layer(forward, 1.0), (3,))
     assert walk(own_layer(lambda x: x.sum(1), 2.0), (3,)).output_shape == ()
+
+
+def test_a_registered_layer_that_returns_a_tuple_for_one_batch_is_refused():
+    net = GloroNet(nn.Sequential(own_layer(lambda x: x if len(x) == 2 else (x, x), 1.0), nn.Linear(2, 2)), (2,), 0.1).eval()
+    with pytest.raises(NetworkError, match="does not give outputs of shape"):
+        net.certify(torch.zeros(3, 2))
 
 
 def test_a_registered_layer_whose_shape_depends_on_the_batch_is_refused():

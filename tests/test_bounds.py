@@ -156,10 +156,10 @@ def test_row_distances_are_tight_and_symmetric():
 
 
 def test_row_distances_of_rows_that_are_all_negative_or_nearly_equal():
-    """The squares of 1e-150 underflow, beside a row near 1 that no scale brings down to them."""
-    rows = torch.tensor([[-1.0, -3e-150], [-1.0, -7e-150], [-4.0, -4.0]], dtype=torch.float64)
-    assert row_distances(rows)[0].tolist() == pytest.approx([0, 4e-150, 5], rel=1e-12)
-    assert row_distances(1e200 * rows)[0].tolist() == pytest.approx([0, 4e50, 5e200], rel=1e-12)
+    """The squares of 1e-180 underflow, beside a row near 1 that no scale brings down to them."""
+    rows = torch.tensor([[-1.0, -3e-180], [-1.0, -7e-180], [-4.0, -4.0]], dtype=torch.float64)
+    assert row_distances(rows)[0].tolist() == pytest.approx([0, 4e-180, 5], rel=1e-12)
+    assert row_distances(1e200 * rows)[0].tolist() == pytest.approx([0, 4e20, 5e200], rel=1e-12)
 
 
 # ---- norms -----------------------------------------------------------------------------------------------------------------

@@ -216,6 +216,11 @@ class GloroNet(nn.Module):
             logits = self.logits(x)
             bottom = bottom_logit(logits, self.estimate().to(logits), self.epsilon)
             return torch.cat((logits, bottom[:, None]), dim=1)
+        if torch.compiler.is_exporting():
+            raise NetworkError(
+                "a net proves its bound anew wherever its weights change, which no exported program can: gloro_lite.export "
+                "writes it frozen, by save_program or save_onnx, and its freeze gives a plain module"
+            )
         logits, proven, constants = self._certify(x, self.epsilon, "exact", None, None)
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
         return _agreeing(logits, bottom, proven, x.dtype).to(x.device)

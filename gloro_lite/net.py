@@ -270,6 +270,10 @@ class GloroNet(nn.Module):
             check_network(state.program.network, registered)
             if not state.is_intact:
                 raise ValueError("somebody wrote into the state's bounds: give one that net.state() gives now")
+            if not state.program.keeps_bounds():
+                raise ValueError(
+                    "a registered bound is another one than when the state was made: give what net.state() gives now"
+                )
         check_batch(x, self.input_shape if state is None else state.program.input_shape)
         state = state or self.state()
         program, head = state.program, state.head

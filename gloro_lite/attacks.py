@@ -105,12 +105,17 @@ class Ball:
             raise ValueError("inputs must be finite, and these hold NaN or infinite values")
         self._x, self._bounds = x, bounds
         self._exact = _double(x)
-        self.radius = torch.as_tensor(radius, dtype=torch.float64, device=self._exact.device)
+        try:
+            self.radius = torch.as_tensor(radius, dtype=torch.float64, device=self._exact.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"radius must be a number, or one for each input, not {type(radius).__name__}") from None
         if self.radius.dim() and self.radius.shape != (len(x),):
             raise ValueError(f"radius must be one number or one for each of {len(x)} inputs, not {tuple(self.radius.shape)}")
         if not (self.radius.isfinite() & (self.radius >= 0)).all():
             raise ValueError("radius must be finite and not negative")
         self.radius = self.radius.expand(len(x))
+        if bounds is not None and not (isinstance(bounds, tuple | list) and len(bounds) == 2):
+            raise TypeError(f"bounds are the smallest and the largest value of an input, (0, 1) say, not {bounds!r}")
         if bounds is not None and not ((x >= bounds[0]) & (x <= bounds[1])).all():
             raise ValueError(f"inputs lie outside the bounds {bounds}: no point within both the bounds and the ball may be there")
 

@@ -94,6 +94,10 @@ def reports_errors(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(arguments: list[str] | None = None) -> int:
+        # What a terminal's encoding does not have, ± or the name of a file, is written as an escape: no reason to fail.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # none, replaced, or closed
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             code = main(arguments)
             if sys.stdout is not None:

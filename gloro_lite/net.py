@@ -216,6 +216,11 @@ class GloroNet(nn.Module):
             logits = self.logits(x)
             bottom = bottom_logit(logits, self.estimate().to(logits), self.epsilon)
             return torch.cat((logits, bottom[:, None]), dim=1)
+        if torch.compiler.is_exporting():
+            raise NetworkError(
+                "a net proves its bound anew wherever its weights change, which no exported program can: gloro_lite.export "
+                "writes it frozen, by save_program or save_onnx, and its freeze gives a plain module"
+            )
         logits, proven, constants = self._certify(x, self.epsilon, "exact", None, None)
         bottom = bottom_logit(logits, constants.to(logits), self.epsilon)
         return _agreeing(logits, bottom, proven, x.dtype).to(x.device)
@@ -265,6 +270,10 @@ class GloroNet(nn.Module):
             check_network(state.program.network, registered)
             if not state.is_intact:
                 raise ValueError("somebody wrote into the state's bounds: give one that net.state() gives now")
+            if not state.program.keeps_bounds():
+                raise ValueError(
+                    "a registered bound is another one than when the state was made: give what net.state() gives now"
+                )
         check_batch(x, self.input_shape if state is None else state.program.input_shape)
         state = state or self.state()
         program, head = state.program, state.head

@@ -50,13 +50,17 @@ def build(
         initialisation: "orthogonal" weights and biases of 0, or "pytorch" for PyTorch's own of each layer.
         seed: of the weights; torch's own random state is left as it is.
 
-    Raises ValueError for a notation, activation or initialisation that is not understood, and for images too small for the
-    strides.
+    Raises ValueError for a notation, activation or initialisation that is not understood, a shape that is not an image's, no
+    classes, and for images too small for the strides.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; not {activation!r}")
     if initialisation not in INITIALISATIONS:
         raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}; not {initialisation!r}")
+    if len(input_shape) != 3 or any(type(side) is not int or side < 1 for side in input_shape):
+        raise ValueError(f"input_shape is (channels, height, width), (1, 28, 28) say, not {input_shape!r}")
+    if type(classes) is not int or classes < 1:
+        raise ValueError(f"classes must be a whole number, at least 1, not {classes!r}")
     convolutions, bar, dense = NETWORKS.get(network, network).partition("|")
     words = convolutions.split()
     pooled = words[:1] == ["p2"]

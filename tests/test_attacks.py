@@ -98,6 +98,11 @@ def test_what_an_attack_cannot_do():
             pgd(network, x, y, radius)
     with pytest.raises(ValueError, match=r"one for each of 5 inputs, not \(4,\)"):
         pgd(network, x, y, torch.ones(4))
+    for radius in (None, "0.3"):
+        with pytest.raises(TypeError, match="radius must be a number, or one for each input, not"):
+            pgd(network, x, y, radius)
+    with pytest.raises(TypeError, match=r"bounds are the smallest and the largest value of an input, \(0, 1\) say, not 1"):
+        pgd(network, x, y, 0.1, bounds=1)
     with pytest.raises(ValueError, match="labels must have shape"):
         pgd(network, x, y[:1], 0.1)
     with pytest.raises(ValueError, match="at least 1, not 0 and 1"):

@@ -273,6 +273,24 @@ def test_radius_of_the_command_line():
 
 
 @pytest.mark.slow
+def test_the_command_where_the_terminal_knows_ascii_alone_or_is_not_there(tmp_path, run, digits):
+    """Once ± and a file's name ended in an error about a codec, and a closed stdout in a traceback."""
+    Image.fromarray(digits[0].numpy()).save(tmp_path / "ä.png")
+    ascii_alone = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    certify = [sys.executable, "-m", "gloro_lite", "certify", run, "--images", str(tmp_path)]
+    done = subprocess.run(certify, cwd=ROOT, env=ascii_alone, capture_output=True)
+    assert done.returncode == 0 and rb"\xe4.png," in done.stdout, done.stderr
+    done = subprocess.run([*certify, "--output", str(tmp_path / "own.csv")], cwd=ROOT, env=ascii_alone, capture_output=True)
+    assert done.returncode == 0 and "ä.png," in (tmp_path / "own.csv").read_text(encoding="utf-8"), done.stderr
+    (tmp_path / "own.csv").unlink()
+    compare = [sys.executable, "-m", "gloro_lite", "compare", "mnist-0.3"]
+    done = subprocess.run(compare, cwd=ROOT, env=ascii_alone, capture_output=True)
+    assert done.returncode == 0 and rb" \xb1 0.17" in done.stdout, done.stderr
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *certify], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "of 1 images" in done.stderr
+
+
+@pytest.mark.slow
 def test_the_command_as_a_shell_calls_it(tmp_path, run, digits):
     file = save(tmp_path / "own.npz", x=digits)
     command = [sys.executable, "-m", "gloro_lite", "certify", run, "--images", file]

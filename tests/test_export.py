@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_lite import GloroNet, MinMax, Normalize, Residual, export, precision
+from gloro_lite import GloroNet, MinMax, NetworkError, Normalize, Residual, export, precision
 
 
 def nets():
@@ -88,6 +88,14 @@ def test_what_cannot_be_certified_cannot_be_exported():
         net.head.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         export.freeze(net)
+
+
+def test_torch_s_own_export_of_a_net_says_what_to_call_instead():
+    net = nets()["plain"].eval()
+    x = inputs(net, 2)
+    with pytest.raises(NetworkError, match=r"gloro_lite\.export writes it frozen, by save_program or save_onnx"):
+        torch.export.export(net, (x,))
+    assert torch.equal(torch.export.export(export.freeze(net), (x,)).module()(x), export.freeze(net)(x))
 
 
 @pytest.mark.slow

@@ -63,6 +63,12 @@ def test_own_notation_and_errors():
         networks.build("2C2F", (1, 28, 28), 10, initialisation="zeros")
     with pytest.raises(ValueError, match="too small"):
         networks.build("6C2F", (3, 2, 2), 10)
+    for shape in ((28, 28), (0, 28, 28), (1, 28.0, 28)):
+        with pytest.raises(ValueError, match=r"input_shape is \(channels, height, width\), \(1, 28, 28\) say, not"):
+            networks.build("2C2F", shape, 10)
+    for classes in (0, -1, 10.0):
+        with pytest.raises(ValueError, match=f"classes must be a whole number, at least 1, not {classes}"):
+            networks.build("2C2F", (1, 28, 28), classes)
 
 
 def test_a_first_word_p2_halves_the_resolution_and_keeps_every_epsilon():

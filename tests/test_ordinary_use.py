@@ -609,6 +609,31 @@ def test_bounds_that_somebody_wrote_into_certify_nothing(part):
     assert torch.equal(net.certify(x).radius, true.radius)
 
 
+class Gain(nn.Module):
+    """A layer of one's own that reads what is not in it, and so not in a frozen copy either."""
+
+    factor = 1.0
+
+    def forward(self, x):
+        return Gain.factor * x
+
+
+@layer_bound.register
+def _(layer: Gain, input_shape):
+    return Gain.factor
+
+
+def test_a_state_ends_with_the_registered_bounds_that_it_was_made_of(monkeypatch):
+    """The copy's layer would compute by the new factor, and the bound be of the old one: radii twice as large as they are."""
+    net = GloroNet(nn.Sequential(Gain(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    x, state = torch.rand(3, 2), net.state()
+    assert torch.equal(net.certify(x, state=state).radius, net.certify(x).radius)
+    monkeypatch.setattr(Gain, "factor", 2.0)
+    with pytest.raises(ValueError, match="a registered bound is another one than when the state was made"):
+        net.certify(x, state=state)
+    assert net.state().program.bound() > state.program.bound()
+
+
 def test_a_state_comes_from_a_net():
     with pytest.raises(TypeError, match=r"state is what net\.state\(\) gave, not int"):
         dense().certify(torch.zeros(1, 4), state=3)

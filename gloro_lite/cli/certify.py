@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     columns["radius"] = radii.tolist()
     text = table(columns, zip(*columns.values(), strict=True))
     if output is None:
-        sys.stdout.write(text.decode())
+        print(text.decode(), end="")  # to nowhere where there is no terminal, which sys.stdout.write does not
     else:
         write_atomically(output, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,11 +69,15 @@ def _folder(folder: Path, shape: Shape) -> OwnImages:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if not files:
         raise ValueError(f"{folder} holds no files: --images wants the folder in which the pictures themselves lie")
-    for file in files:
-        # What is no text in the system's encoding cannot be written into the table.
-        if file.name.encode(errors="replace").decode() != file.name:
-            raise ValueError(f"the name of the file {str(file)!a} is not UTF-8: rename it")
-    return OwnImages([file.name for file in files], torch.stack([_picture(file, shape) for file in files]), None)
+    return OwnImages([_name(file) for file in files], torch.stack([_picture(file, shape) for file in files]), None)
+
+
+def _name(file: Path) -> str:
+    """A file's name as text, whatever the system's encoding: the table is in UTF-8."""
+    try:
+        return os.fsencode(file.name).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the name of the file {str(file)!a} is not UTF-8: rename it") from None
 
 
 _ORIENTATION = 0x0112

@@ -190,7 +190,11 @@ class Program:
             check_network(network, registered)
             if not self._snapshot.complete or not self._snapshot.equals(_Snapshot(network, tuple(input_shape))):
                 return False
-            return all(float(node.value()) == self._values[node] for node in self._registered_nodes())
+            return self.keeps_bounds()
+
+    def keeps_bounds(self) -> bool:
+        """Whether registered bounds say what they said: they, and their layers, may read what is not in the frozen copy."""
+        return all(float(node.value()) == value for node, value in self._values.items())
 
     @property
     def complete(self) -> bool:

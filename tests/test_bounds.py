@@ -541,6 +541,43 @@ def rounding(node, number=COARSE):
     return node.rounding(number, float(node.bound(norms.Proven())))
 
 
+def test_batch_norm_rounds_at_each_position_by_its_mean_in_units_of_its_spread():
+    """At an input of 0 only the mean is left: PyTorch rounds it, scaled, at every position."""
+    layer = nn.BatchNorm2d(2).eval().requires_grad_(False)
+    layer.running_mean.copy_(torch.tensor([3.0, 1.0]))
+    layer.running_var.fill_(1e-4)
+    one, sixteen = (rounding(walk(layer, (2, side, side))) for side in (1, 4))
+    scaled = 10**0.5 / (1e-4 + layer.eps) ** 0.5
+    for found, area in ((one, 1), (sixteen, 4)):
+        assert found.constant >= COARSE.unit * scaled * area
+        assert found.peak_constant >= 10**0.5 * area
+    assert sixteen.constant == pytest.approx(4 * one.constant) and sixteen.peak_constant == pytest.approx(4 * one.peak_constant)
+
+
+@pytest.mark.parametrize("beta", [0.05, -0.5, 2.0])
+def test_softplus_is_rounded_by_its_jump_at_the_threshold(beta):
+    """There PyTorch goes over to x itself, which is log(1 + exp(-threshold)) / beta less."""
+    layer = nn.Softplus(beta, threshold=25)
+    at = torch.tensor([25.001 / beta], dtype=torch.float64)
+    jump = torch.log1p(torch.exp(-beta * at)) / abs(beta)
+    exact = Format(0.0, 0.0, math.inf)  # in which nothing else is lost
+    assert rounding(walk(layer, (1,)), exact).constant >= 0.99 * jump.item() > 0
+
+
+@pytest.mark.parametrize(("settings", "constant"), [((2, 1), 2.0), ((3, 2), 2.0), ((2, 1, 0, 3), 2.0), ((2, 2), 1.0)])
+def test_max_pooling_counts_the_windows_that_one_input_is_in(settings, constant):
+    """Dilated windows of two take every third input, so an input is in two of them along each axis and not in four."""
+    assert upper_bound(nn.MaxPool2d(*settings), (1, 9, 9)) == constant
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 5), (1, 5, 9)])
+def test_a_banded_bound_knows_which_axis_has_which_dilation(shape):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 2, 3, padding=1, dilation=(2, 1)).double()
+    matrix = torch.func.jacrev(lambda x: layer(x).flatten())(torch.zeros(shape, dtype=torch.float64)).flatten(1)
+    assert banded_norm(linear_operator(layer, shape)) == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-6)
+
+
 def rounded(matrix, offset, x, unit):
     """matrix x + offset, one term after the other, each operation off by a factor 1 + unit. Terms are not 0."""
     total = torch.zeros(len(x), len(matrix), dtype=torch.float64)

@@ -59,6 +59,8 @@ REFUSED = [
     (changed(nn.Conv2d(1, 1, 3, padding="same"), stride=(1, 2)), (1, 5, 5), "strides of 1 alone"),
     (nn.ConvTranspose2d(1, 1, 3, stride=(2, 1), output_padding=1), (1, 5, 5), "output_padding is"),
     (nn.ConvTranspose2d(1, 1, 3, stride=(1, 2), output_padding=1), (1, 5, 5), "output_padding is"),
+    (nn.Conv2d(1, 1, 5), (1, 4, 4), "smaller than its kernel"),
+    (nn.ConvTranspose2d(1, 1, 2, padding=1), (1, 1, 1), "nothing is left"),
     (nn.AvgPool2d(2), (4, 4), r"takes inputs of shape \(channels"),
     (nn.AvgPool2d(5), (1, 3, 3), "does not take inputs"),
     (nn.AdaptiveAvgPool2d(0), (1, 3, 3), "nothing is left"),

@@ -155,6 +155,16 @@ def test_row_distances_are_tight_and_symmetric():
     assert torch.allclose(found, exact, rtol=1e-13) and (found >= exact * (1 - 1e-15)).all()
 
 
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_row_distances_of_few_features_are_not_below_the_exact_ones(features):
+    """Where a sum has few terms, the root and the squares round as much as it does."""
+    rows = torch.randn(40, features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for i, row in enumerate(row_distances(rows).tolist()):
+        for j, found in enumerate(row):
+            exact = sum((Q(a) - Q(b)) ** 2 for a, b in zip(rows[i].tolist(), rows[j].tolist(), strict=True))
+            assert Q(found) ** 2 >= exact
+
+
 def test_row_distances_of_rows_that_are_all_negative_or_nearly_equal():
     """The squares of 1e-180 underflow, beside a row near 1 that no scale brings down to them."""
     rows = torch.tensor([[-1.0, -3e-180], [-1.0, -7e-180], [-4.0, -4.0]], dtype=torch.float64)
@@ -568,6 +578,13 @@ def test_softplus_is_rounded_by_its_jump_at_the_threshold(beta):
 def test_max_pooling_counts_the_windows_that_one_input_is_in(settings, constant):
     """Dilated windows of two take every third input, so an input is in two of them along each axis and not in four."""
     assert upper_bound(nn.MaxPool2d(*settings), (1, 9, 9)) == constant
+
+
+def test_layers_that_give_nothing_have_together_a_norm_near_0():
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+    assert 0 <= unrolled_norm(linear_operator(layers, (3,))) < 1e-70
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 5), (1, 5, 9)])

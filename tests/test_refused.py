@@ -29,6 +29,13 @@ def changed(layer, **attributes):
     return layer
 
 
+def constant_features():
+    """A batch norm that has only seen features that never changed."""
+    layer = nn.BatchNorm1d(2).eval()
+    layer.running_var.zero_()
+    return layer
+
+
 def zeros(*shape):
     return torch.zeros(*shape)
 
@@ -120,6 +127,9 @@ def test_what_a_layer_cannot_be_is_refused_with_its_name(layer, shape, message):
         (nn.PReLU(), (), ()),
         (nn.GELU("tanh"), (4,), (4,)),
         (nn.BatchNorm2d(2, affine=False).eval(), (2, 3, 3), (2, 3, 3)),
+        (nn.BatchNorm1d(2).eval(), (2, 3), (2, 3)),
+        (nn.BatchNorm3d(2).eval(), (2, 2, 2, 2), (2, 2, 2, 2)),
+        (constant_features(), (2,), (2,)),
         (nn.Dropout1d().eval(), (2, 3), (2, 3)),
         (nn.Dropout1d().eval(), (2,), (2,)),
         (nn.Flatten(-2), (4, 5), (20,)),

@@ -314,7 +314,7 @@ class Proven:
 
     def constant(self, value: Bound) -> Upper:
         """A closed form: a float as it is; a tensor was computed, in float64, with a few roundings."""
-        return raised(float(value), 64) if isinstance(value, Tensor) else Upper(value)
+        return raised(float(value.detach()), 64) if isinstance(value, Tensor) else Upper(value)
 
 
 def row_distances(rows: Tensor) -> Tensor:

@@ -172,6 +172,12 @@ def test_row_distances_of_rows_that_are_all_negative_or_nearly_equal():
     assert row_distances(1e200 * rows)[0].tolist() == pytest.approx([0, 4e20, 5e200], rel=1e-12)
 
 
+def test_rows_that_differ_by_less_than_a_normal_number_differ_by_one():
+    """A process may treat what is smaller as 0; and the smallest numbers themselves hold no distance between 1 and 2 of them."""
+    rows = torch.tensor([[5e-324, 5e-324], [0.0, 0.0]], dtype=torch.float64)
+    assert row_distances(rows).tolist() == [[0, DOUBLE.tiny], [DOUBLE.tiny, 0]]
+
+
 # ---- norms -----------------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +192,15 @@ def test_what_cholesky_may_be_off_by_is_added(monkeypatch):
         found = Q(norms._largest_eigenvalue(gram, 0.0))
         assert exact <= found <= exact * (1 + Q(n * n * 200) * Q(2) ** -53)
         assert Q(norms._largest_eigenvalue(gram, 0.25)) >= exact + Q(1, 4)
+
+
+def test_what_cholesky_may_be_off_by_is_counted_in_full_where_numbers_have_few_bits(monkeypatch):
+    """Of second order in the unit, gamma / (1 - gamma) is far more than gamma there."""
+    monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-10, 2.0**-60, math.inf))
+    for n in (8, 60):
+        rounded = 4 * (n + 1) * Q(2) ** -10
+        gamma = rounded / (1 - rounded)
+        assert Q(norms._proven_eigenvalue(1.0, lambda t: True, n, n, n, 0.0)) >= 1 + gamma / (1 - gamma) * n
 
 
 def test_an_eigenvalue_is_raised_until_the_factorisation_succeeds():
@@ -227,6 +242,7 @@ def test_the_iteration_is_krylov_s_and_stops_where_nothing_is_new():
         two[3], two[7] = scale, 0.5 * scale
         assert norms._lanczos(product(two), 50) == pytest.approx(scale) and len(calls) == 3
     assert norms._lanczos(product(torch.zeros(50)), 50) == 0 and len(calls) == 1
+    assert norms._lanczos(product(-torch.ones(50)), 50) == pytest.approx(-1) and len(calls) == 1
 
 
 def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
@@ -260,21 +276,88 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
     nn.init.ones_(large.weight)
     wide = nn.Conv2d(1, 1, 3, padding=1)
     nn.init.ones_(wide.weight)
-    for layer, shape, taps, places in ((kernel, (2, 5, 5), 9, 49), (large, (400, 7, 7), 49, 49), (wide, (1, 30, 30), 9, 1024)):
+    # Without any transform products are left, of a single number as well.
+    single = nn.Conv2d(1, 1, 1)
+    nn.init.ones_(single.weight)
+    for layer, shape, taps, places in (
+        (kernel, (2, 5, 5), 9, 49),
+        (large, (400, 7, 7), 49, 49),
+        (wide, (1, 30, 30), 9, 1024),
+        (single, (1, 100, 100), 1, 10_000),
+        (single, (1, 1, 1), 1, 1),
+    ):
         errors.clear()
         torus_norm(linear_operator(layer, shape))
         channels = layer.in_channels * layer.out_channels
         assert errors[0] >= (layer.in_channels + 2 * 6.7 * math.log2(places)) * 2.0**-20 * channels * (taps / 2) ** 2
+    # Taps of both signs: a number of the symbol errs by the sum of their sizes, which is far above any number of the symbol.
+    errors.clear()
+    signs = nn.Conv2d(1, 1, 15).double()
+    with torch.no_grad():
+        signs.weight.copy_(torch.randn(1, 1, 15, 15).sign())
+    torus_norm(linear_operator(signs, (1, 30, 30)))
+    largest = torch.fft.fft2(signs.weight[0, 0].detach() / 2, s=(30, 30)).abs().max().item()
+    assert largest < 225 / 4
+    assert errors[0] >= 2 * 6.7 * math.log2(900) * 2.0**-20 * 225 / 2 * largest
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "sides"),
+    [
+        (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4), (7, 6)),
+        (nn.Conv2d(1, 2, (2, 4), dilation=(2, 1)), (1, 6, 7), (6, 7)),
+        (nn.Conv2d(2, 1, (4, 2), stride=(2, 1), padding=1), (2, 6, 5), (8, 7)),
+    ],
+    ids=str,
+)
+def test_the_torus_is_as_large_as_needed_and_no_larger(layer, shape, sides):
+    """It holds what the outputs read and nothing else: padded to that, the same layer on a circle has that very norm."""
+    layer = layer.double()
+    found = torus_norm(linear_operator(layer, shape))
+    circle = nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0, layer.dilation, bias=False
+    ).double()
+    circle.weight = layer.weight
+    ends = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    size = layer.in_channels * math.prod(sides)
+    images = torch.eye(size, dtype=torch.float64).view(size, layer.in_channels, *sides)
+    images = nn.functional.pad(images, (0, ends[1], 0, ends[0]), mode="circular")
+    exact = torch.linalg.matrix_norm(circle(images).flatten(1).detach(), 2).item()
+    assert exact * (1 - 1e-12) <= found <= exact * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(5, 3), (5,)),
+        (nn.Conv2d(4, 6, 3, groups=2), (4, 6, 6)),
+        (nn.Conv1d(6, 4, 3, groups=2), (6, 8)),
+        (nn.Conv1d(1, 1, 1, padding=1, padding_mode="replicate"), (1, 1)),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5)),
+        (nn.ConvTranspose1d(6, 4, 3, groups=2), (6, 8)),
+        (nn.AvgPool2d((2, 3)), (1, 4, 6)),
+        (nn.AdaptiveAvgPool2d(1), (3, 4, 4)),
+    ],
+    ids=str,
+)
+def test_a_layer_counts_the_products_of_a_sum_and_no_more(layer, shape):
+    """Those that its matrix has in a row, and there and back in a column."""
+    node = walk(layer.double(), shape)
+    there, back = ((node.matrix() != 0).sum(dim=dim).max() for dim in (1, 0))
+    division = 2 if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) else 0  # which may be a product with a reciprocal
+    assert node.fan_in == there + division
+    if not division:  # and those of a pool, of whichever shape, are its whole image twice
+        assert node.terms == max(there, back)
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):
-    """Sums of 40 positive numbers there and of 40 or 2 back, all of which may have been rounded down."""
+    """Sums of 40 positive numbers there and of 40 or 2 back, or a single product each, all of which may be rounded down."""
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
-    for outputs in (40, 2):
-        layer = nn.Linear(40, outputs, bias=False).double()
+    for inputs, outputs in ((40, 40), (40, 2), (1, 1)):
+        layer = nn.Linear(inputs, outputs, bias=False).double()
         nn.init.ones_(layer.weight)
-        exact = 40 * outputs
-        assert absolute_norm(linear_operator(layer, (40,))) ** 2 >= exact * (1 + (40 + outputs) * 2.0**-20)
+        exact = inputs * outputs
+        assert absolute_norm(linear_operator(layer, (inputs,))) ** 2 >= exact * (1 + (inputs + outputs) * 2.0**-20)
 
 
 def test_proposals_that_are_useless_leave_the_trace(monkeypatch):
@@ -349,6 +432,27 @@ def test_a_composed_operator_is_bounded_where_products_of_its_weights_leave_floa
     assert 2.0**800 <= operator_norm(linear_operator(nn.Sequential(*parts), (2,))) <= 2.0**800 * (1 + 1e-6)
 
 
+def diagonal(*weights):
+    layer = nn.Linear(len(weights), len(weights), bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor(weights, dtype=torch.float64)))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("block", "blocks", "small"), [(diagonal(2.0, 2.0, 2.0), 118, 298), (Residual(nn.Sequential()), 600, 419)]
+)
+def test_what_underflows_inside_a_composed_operator_is_counted_by_what_comes_of_it(block, blocks, small):
+    """First everything is doubled many times over, then two layers make the first number small and take the others away.
+
+    What is left is a normal number, and so is its square. But transposed, the small factors come first, and their product with
+    it is 0 in float64, which no doubling brings back.
+    """
+    factor = 2.0**-small
+    network = nn.Sequential(*[block] * blocks, diagonal(factor, 1.0, 0.0), diagonal(factor, 0.0, 1.0))
+    assert 2.0 ** (blocks - 2 * small) <= operator_norm(linear_operator(network, (3,))) < math.inf
+
+
 def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():
     for weight in (1000.0, 2.0**100, 2.0**-100):
         block = Residual(ones(-weight, 2), ones(weight * (1 + 2.0**-10), 2))
@@ -366,6 +470,7 @@ def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():
     block = Residual(nn.Sequential(ones(-0.1), ones(0.1)), ones(0.1 * 0.1))
     assert abs(product) <= upper_bound(block, (1,)) <= 1e-6
     assert 0 <= upper_bound(Residual(ones(-1.0)), (1,)) <= 1e-6
+    assert 0 <= upper_bound(Residual(Residual(ones(-1.0)), ones(0.0)), (1,)) <= 1e-6  # beside a layer that gives nothing
 
 
 def test_a_norm_in_pieces_is_the_norm(monkeypatch):
@@ -415,6 +520,7 @@ def test_a_column_of_zeros_leaves_the_absolute_bound_tight():
         (nn.ConvTranspose1d(2, 3, 3), (2, 3)),
         (nn.AvgPool2d(2), (2, 4, 4)),
         (nn.AvgPool2d(2, divisor_override=-3), (1, 4, 4)),
+        (nn.AvgPool2d(2, divisor_override=3), (1, 4, 4)),
         (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
         (Normalize([0.5, 0.1], [0.3, 0.2]), (2, 3, 3)),
         (nn.Flatten(), (2, 3)),
@@ -459,10 +565,13 @@ def test_a_factor_of_batch_norm_that_was_rounded_down_several_times_is_raised():
     assert Q(upper_bound(layer, (1,))) ** 2 * (Q(0.294881688156443) + Q(layer.eps)) >= Q(0.004636779047472839) ** 2
 
 
-@pytest.mark.parametrize(("kernel", "windows"), [((2, 1), 2), ((3, 1), 3), ((3, 2), 6), ((2, 2), 4), ((7, 1), 7)])
-def test_windows_that_overlap_are_counted_and_their_root_is_rounded_up(kernel, windows):
-    bound = Q(upper_bound(nn.MaxPool2d(kernel, 1), (1, 9, 9)))
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("kernel", "windows"), [((2, 1), 2), ((3, 1), 3), ((3, 2), 6), ((2, 2), 4), ((3, 3), 9), ((4, 1), 4)])
+def test_windows_that_overlap_are_counted_and_their_root_is_rounded_up(kernel, windows, dilation):
+    """Apart or side by side, a window's places are as many; a root that is a whole number is not rounded."""
+    bound = Q(upper_bound(nn.MaxPool2d(kernel, 1, dilation=dilation), (1, 9, 9)))
     assert windows <= bound**2 <= windows * (1 + Q(2) ** -50)
+    assert bound**2 == windows or math.isqrt(windows) ** 2 < windows
 
 
 @pytest.mark.parametrize("alpha", [1.1, 1.3, 1.7, 2.3, 3.1, 5.7])
@@ -703,6 +812,23 @@ def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     assert 2 * float(scale.max()) * math.sqrt(18) <= fallen <= 40 * float(scale.max()) * math.sqrt(18)
 
 
+@pytest.mark.parametrize("std", [0.01, 100.0])
+def test_the_rounding_of_normalisation_is_that_of_each_place_of_an_image(std):
+    """Its mean counts once for each, and so do numbers that underflow before they are scaled, or after it."""
+    mean = torch.tensor([3.0, -4.0])
+    norm = nn.BatchNorm2d(2, eps=0.0, affine=False).eval()
+    norm.running_mean.copy_(mean)
+    norm.running_var.fill_(std**2)
+    for layer, largest, twice in ((Normalize(mean.tolist(), [std] * 2), 5.0, 1), (norm, 5.0 + 1 / std, 2)):
+        node = walk(layer.double(), (2, 7, 9))
+        found = rounding(node, Format(UNIT, 0.0, math.inf))
+        assert found.constant == pytest.approx(twice * 16 * UNIT * 5 / std * math.sqrt(63), rel=1e-6)
+        # The mean is taken off an image as it is, before anything is scaled.
+        assert found.peak == 1 and found.peak_constant == pytest.approx(largest * math.sqrt(63), rel=1e-6)
+        fallen = rounding(node, Format(0.0, 1.0, math.inf)).constant
+        assert 2 * (1 + 1 / std) * math.sqrt(126) <= fallen <= 10 * (1 + 1 / std) * math.sqrt(126)
+
+
 @pytest.mark.parametrize(
     ("layer", "slope"),
     [(nn.Tanh(), 1.0), (nn.ELU(2.0), 2.0), (nn.Sigmoid(), 1.0), (nn.GELU(), 1.129), (nn.SiLU(), 1.1), (nn.Softplus(2.0), 1.0)],
@@ -716,12 +842,17 @@ def test_the_rounding_of_activations_is_what_they_are_taken_to_err_by(layer, slo
     assert rounding(walk(layer, (4, 4)), Format(2.0**-40, 1.0, math.inf)).constant >= 4
     if isinstance(layer, nn.Softplus):
         assert rounding(walk(nn.Softplus(-2.0), (4, 4))) == found
+        # What PyTorch leaves out beyond the threshold is divided by beta.
+        left_out = rounding(walk(nn.Softplus(0.1), (4, 4)), Format(0.0, 0.0, math.inf)).constant
+        assert left_out >= 4 * math.log1p(math.exp(-20)) / 0.1 * (1 - 1e-8)
 
 
 def test_the_rounding_of_comparisons_and_single_products():
     for layer in (nn.ReLU(), MinMax(), GroupSort(2), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout().eval()):
         found = rounding(walk(layer, (2, 4, 4)))
         assert found.gain == found.constant == 0
+    # A mean has no offset: without underflow that of zeros is exact.
+    assert rounding(walk(nn.AvgPool2d(2), (2, 4, 4)), Format(UNIT, 0.0, math.inf)).constant == 0
     for layer in (nn.LeakyReLU(-3.0), nn.PReLU(init=-3.0)):
         found = rounding(walk(layer.double(), (4, 4)), Format(UNIT, 1.0, math.inf))
         assert 3 * UNIT <= found.gain <= 6 * UNIT and 4 <= found.constant <= 4.01

@@ -156,8 +156,9 @@ def test_the_length_of_a_single_number_leaves_room_for_its_square_and_root(monke
 def test_a_difference_of_rows_is_rounded_up(monkeypatch, scale):
     """Beyond what lengths have to spare: those are exact here."""
     monkeypatch.setattr(norms, "length_up", lambda x: x.abs()[:, 0])
-    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9], [1.0], [1e-150], [1e-170], [0.0]], dtype=torch.float64)
-    rows = rows * scale
+    rows = torch.tensor([[1.0], [0.1], [2.0**-60], [-0.3], [1e-9], [1.0], [0.0]], dtype=torch.float64)
+    small = torch.tensor([[1e-150], [-1e-150], [1e-170], [-1e-170]], dtype=torch.float64)
+    rows = torch.cat((rows, small)) * scale
     for i, row in enumerate(norms.row_distances(rows).tolist()):
         for j, distance in enumerate(row):
             exact = abs(Q(rows[i].item()) - Q(rows[j].item()))
@@ -167,12 +168,16 @@ def test_a_difference_of_rows_is_rounded_up(monkeypatch, scale):
 def test_rows_differ_by_no_less_than_by_the_sum_of_squares(monkeypatch):
     """Where the sum of squares errs by all that it may."""
     distances = torch.cdist
-    count = 50
-    low = 1 - 0.5 * (count + 4) * 2.0**-53
-    monkeypatch.setattr(torch, "cdist", lambda a, b, **k: distances(a, b, **k) * low)
-    rows = torch.eye(count, dtype=torch.float64)
-    found = norms.row_distances(rows)[0, 1].item()
+
+    def low(a, b, **k):
+        return distances(a, b, **k) * (1 - 0.5 * (a.shape[1] + 4) * 2.0**-53)
+
+    monkeypatch.setattr(torch, "cdist", low)
+    found = norms.row_distances(torch.eye(50, dtype=torch.float64))[0, 1].item()
     assert Q(found) ** 2 >= 2 and found <= math.sqrt(2) * (1 + 1e-13)
+    single = torch.linspace(0, 2, 50, dtype=torch.float64)  # of one square alone
+    found = norms.row_distances(single[:, None])[0]
+    assert (single <= found).all() and (found <= single * (1 + 1e-13)).all()
 
 
 def test_the_root_of_an_eigenvalue_is_rounded_up(monkeypatch):
@@ -197,6 +202,10 @@ def test_the_entries_of_a_gram_matrix_are_sums_of_few_products_or_many(monkeypat
         (nn.ConvTranspose2d(40, 1, 1, bias=False), (40, 1, 1), norms.unrolled_norm, 40),
         # Its one pixel stands 41 times in the padded row, which 39 windows of three read.
         (nn.Conv1d(1, 1, 3, padding=20, padding_mode="replicate", bias=False), (1, 1), norms.unrolled_norm, 117),
+        # Padded along one axis and not along the other.
+        (nn.Conv2d(40, 1, (1, 3), padding=(0, 1), padding_mode="circular"), (40, 1, 3), norms.unrolled_norm, 120),
+        # A product of twenty factors, each of which was rounded when it was made.
+        (nn.Sequential(*[Normalize([0.5], [1.0])] * 20), (1, 2, 2), norms.unrolled_norm, 40),
     ):
         for weight in layer.parameters():
             nn.init.ones_(weight)

@@ -306,7 +306,7 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
     [
         (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4), (7, 6)),
         (nn.Conv2d(1, 2, (2, 4), dilation=(2, 1)), (1, 6, 7), (6, 7)),
-        (nn.Conv2d(2, 1, (4, 2), stride=(2, 1), padding=1), (2, 6, 5), (8, 7)),
+        (nn.Conv2d(2, 1, (5, 2), stride=(2, 1), padding=1), (2, 6, 5), (8, 7)),
     ],
     ids=str,
 )

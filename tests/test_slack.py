@@ -175,9 +175,9 @@ def test_rows_differ_by_no_less_than_by_the_sum_of_squares(monkeypatch):
     monkeypatch.setattr(torch, "cdist", low)
     found = norms.row_distances(torch.eye(50, dtype=torch.float64))[0, 1].item()
     assert Q(found) ** 2 >= 2 and found <= math.sqrt(2) * (1 + 1e-13)
-    single = torch.linspace(0, 2, 50, dtype=torch.float64)  # of one square alone
-    found = norms.row_distances(single[:, None])[0]
-    assert (single <= found).all() and (found <= single * (1 + 1e-13)).all()
+    sizes = torch.linspace(0, 2, 50, dtype=torch.float64)  # of two squares, one of which is 0
+    found = norms.row_distances(torch.stack((sizes, torch.zeros(50)), dim=1))[0]
+    assert (sizes <= found).all() and (found <= sizes * (1 + 1e-13)).all()
 
 
 def test_the_root_of_an_eigenvalue_is_rounded_up(monkeypatch):

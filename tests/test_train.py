@@ -869,8 +869,8 @@ def test_stored_results_hold_together(path):
     shape, classes = INFO[recipe.dataset][:2]
     net = GloroNet(networks.build(recipe.network, shape, classes, activation=recipe.activation), shape, recipe.epsilon)
     serialization.load(net, path.with_name("model.safetensors"))
-    if recipe.name in {other.init_from for other in recipes.RECIPES.values() if other.dataset != "mnist"}:
-        # A proof of 6C2F takes half a minute. A stage that others start from is held from below: those others are proven.
+    if recipe.dataset != "mnist" and recipe.name != "cifar10-local":
+        # A proof of 6C2F takes half a minute: of one. The others are held from below here; `data/checker` proves each.
         net.converge()
         below = net.estimate().max().item()
         assert below * (1 - 1e-6) <= result["lipschitz_upper"] <= below * 1.02

@@ -7,11 +7,45 @@ costs the number of rows times the cube of their length, and no more than a band
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gloro_lite.lipschitz.affine import Convolution
+
+
+class _Axis(NamedTuple):
+    """A convolution along one axis: the output at x reads, by its tap t, the input at x stride + t dilation - before."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    inputs: int
+    outputs: int
+
+    @property
+    def span(self) -> int:
+        """How far apart the inputs can be that an output reads."""
+        return (self.kernel - 1) * self.dilation
+
+    def joined(self, place: int, of_outputs: bool) -> Iterator[tuple[int, int]]:
+        """The inputs that the output at a place reads, or the outputs that read the input there, each with its tap."""
+        for tap in range(self.kernel):
+            if of_outputs:
+                other, rest, count = place * self.stride + tap * self.dilation - self.before, 0, self.inputs
+            else:
+                (other, rest), count = divmod(place + self.before - tap * self.dilation, self.stride), self.outputs
+            if not rest and 0 <= other < count:
+                yield other, tap
+
+    def meetings(self, k: int, j: int, of_outputs: bool) -> tuple[tuple[int, int], ...]:
+        """Pairs of taps by which places k and j of the outputs read the same input or, of the inputs, are read by one output."""
+        others = dict(self.joined(j, of_outputs))
+        return tuple((tap, others[place]) for place, tap in self.joined(k, of_outputs) if place in others)
 
 
 class BandedGram:
@@ -29,82 +63,64 @@ class BandedGram:
 
     def __init__(self, operator: Convolution, scale: float = 1.0):
         self._operator, self._scale = operator, scale
-        sides = (*operator.input_shape[1:], 1)[:2], (*operator.output_shape[1:], 1)[:2]
-        before = (*operator.padding[::2][::-1], 0)[:2]
+        # A single axis is the first of two, of which the other has one place.
+        each = (operator.kernel, operator.stride, operator.dilation)
+        before = (*operator.padding[::2][::-1], 0)
+        sides = [(*shape[1:], 1) for shape in (operator.input_shape, operator.output_shape)]
+        axes = [_Axis(*numbers) for numbers in zip(*((*e, 1) for e in each), before, *sides, strict=False)][:2]
         # Bands run along the longer axis: the shorter one makes shorter blocks.
-        self._turned = sides[0][1] > sides[0][0]
-        axis = int(self._turned)
-        self._kernel, self._stride, self._dilation = (
-            (*each, 1)[axis] for each in (operator.kernel, operator.stride, operator.dilation)
-        )
-        self._before = before[axis]
-        (self._inputs, input_width), (self._outputs, output_width) = (side[::-1] if axis else side for side in sides)
-        span = (self._kernel - 1) * self._dilation
+        self._turned = axes[1].inputs > axes[0].inputs
+        self._along, self._across = along, across = axes[::-1] if self._turned else axes
         # Output rows meet where they read the same input row, input rows where one output row reads both.
         candidates = [
-            (self._outputs, operator.output_shape[0] * output_width, span // self._stride, True),
-            (self._inputs, operator.input_shape[0] * input_width, span, False),
+            (along.outputs, operator.output_shape[0] * across.outputs, along.span // along.stride, True),
+            (along.inputs, operator.input_shape[0] * across.inputs, along.span, False),
         ]
         self.cost, (self.count, block, reach, self._of_outputs) = min((_cost(*each[:3]), each) for each in candidates)
         self.reach = min(reach, self.count - 1)
         self.size, self.band = self.count * block, (self.reach + 1) * block
-        self._maps: Tensor | None = None
         self._blocks: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
-    @property
-    def maps(self) -> Tensor:
-        """What an output row takes from an input row, for each row of the kernel: (kernel rows, output row, input row)."""
-        if self._maps is None:
-            self._maps = self._row_maps()
-        return self._maps
+    @cached_property
+    def _taps(self) -> Tensor:
+        """What a channel of G's side takes from one of the other side: (taps along, taps across, channels, others)."""
+        weight = self._operator.weight.detach().to("cpu", torch.float64) * self._scale
+        weight = weight.view(*weight.shape[:3], -1)
+        groups = self._operator.groups
+        # Channels of different groups do not meet: zeros.
+        dense = weight.new_zeros(len(weight), groups * weight.shape[1], *weight.shape[2:])
+        for group, (rows, part) in enumerate(zip(dense.chunk(groups), weight.chunk(groups), strict=True)):
+            rows[:, group * weight.shape[1] : (group + 1) * weight.shape[1]] = part
+        taps = dense.permute(2, 3, 0, 1)
+        taps = taps.transpose(0, 1) if self._turned else taps
+        return taps if self._of_outputs else taps.mT
 
-    def _row_maps(self) -> Tensor:
-        of = self._operator
-        weight = of.weight.detach().to("cpu", torch.float64) * self._scale
-        stride, dilation, padding = of.stride, of.dilation, of.padding
-        sides = of.input_shape[1:]
-        if of.axes == 1:
-            # A row is a single position.
-            weight, stride, dilation, padding, sides = (
-                weight[..., None],
-                (*stride, 1),
-                (*dilation, 1),
-                (0, 0, *padding),
-                (*sides, 1),
-            )
-        if self._turned:
-            weight, stride, dilation, padding, sides = weight.mT, stride[::-1], dilation[::-1], padding[2:], sides[::-1]
-        length = of.input_shape[0] * sides[1]
-        # Each number of a row by itself: no two taps of a kernel's row read the same one, so that nothing is rounded.
-        basis = F.pad(torch.eye(length, dtype=torch.float64).view(length, of.input_shape[0], 1, sides[1]), padding[:2])
-        columns = [
-            F.conv2d(basis, weight[:, :, a : a + 1], None, (1, stride[1]), 0, (1, dilation[1]), of.groups).flatten(1).T
-            for a in range(self._kernel)
-        ]
-        return torch.stack(columns)
-
-    def _pairs(self, k: int, j: int) -> tuple[tuple[int, int], ...]:
-        """Rows of the kernel through which rows k and j of blocks meet."""
-        taps = range(self._kernel)
-        if self._of_outputs:
-            read = {a: k * self._stride + a * self._dilation - self._before for a in taps}
-            other = {j * self._stride + b * self._dilation - self._before: b for b in taps}
-            return tuple((a, other[row]) for a, row in read.items() if row in other and 0 <= row < self._inputs)
-        pairs = []
-        for output in range(self._outputs):
-            start = output * self._stride - self._before
-            (a, rest), (b, rest_of_b) = divmod(k - start, self._dilation), divmod(j - start, self._dilation)
-            if not rest and not rest_of_b and a in taps and b in taps:
-                pairs.append((a, b))
-        return tuple(pairs)
+    @cached_property
+    def _meetings(self) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
+        """For each pair of taps across, the places of a row that meet by it."""
+        count = self._across.outputs if self._of_outputs else self._across.inputs
+        places: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        for k in range(count):
+            for j in range(max(0, k - self._across.span), min(count, k + self._across.span + 1)):
+                for taps in self._across.meetings(k, j, self._of_outputs):
+                    first, second = places.setdefault(taps, ([], []))
+                    first.append(k)
+                    second.append(j)
+        return places
 
     def entry(self, k: int, j: int) -> Tensor:
         """The block of G in row k and column j of blocks; rows that meet through the same rows of the kernel share it."""
-        pairs = self._pairs(k, j)
+        pairs = self._along.meetings(k, j, self._of_outputs)
         if pairs not in self._blocks:
-            maps = self.maps if self._of_outputs else self.maps.mT
-            left, right = (torch.cat([maps[pair[side]] for pair in pairs] or [maps[0, :, :0]], dim=1) for side in (0, 1))
-            self._blocks[pairs] = left @ right.T
+            taps, channels = self._taps, self._taps.shape[2]
+            width = self.size // self.count // channels
+            block = taps.new_zeros(channels, width, channels, width)
+            # Which numbers of two rows meet depends on their places alone: small products, put where they belong, each pair of
+            # places once in a list.
+            for (across, other), (first, second) in self._meetings.items():
+                for along, another in pairs:
+                    block[:, first, :, second] += taps[along, across] @ taps[another, other].T
+            self._blocks[pairs] = block.view(channels * width, -1)
         return self._blocks[pairs]
 
     def squares(self) -> float:

@@ -107,8 +107,9 @@ def _lanczos(times: Callable[[Tensor], Tensor], size: int, steps: int = 600, tol
         basis[k] = v
         w = times(v)
         tridiagonal[k, k] = w @ v
-        for _ in range(2):  # against all of the basis, twice: nothing that was found is found again
-            w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
+        # Without rounding the last two would be enough; then against all of them, so that nothing that was found is found again.
+        for part in (basis[max(0, k - 1) : k + 1], basis[: k + 1]):
+            w = w - part.T @ (part @ w)
         tridiagonal[k, k + 1] = tridiagonal[k + 1, k] = length = w.norm()
         exhausted = length <= 1e-10 * tridiagonal.abs().max()
         if k % 10 == 9 or k == len(basis) - 1 or exhausted:

@@ -375,8 +375,8 @@ def _epochs(recipe: Recipe) -> int:
 
 
 def _variants(ours: Recipe) -> list[Recipe]:
-    """The recipes of one row: ours; the paper's; that for fewer epochs, its ReLU form, and its loss without TRADES; a standard net,
-    and where those epochs are hours, one of fewer."""
+    """The recipes of one row: ours; the paper's; that for fewer epochs, its ReLU form, and its loss without TRADES; a standard
+    net, and where its epochs are hours, one of fewer."""
     change = dataclasses.replace
     # What the row decides, and nothing that is a choice of ours.
     row = {field: getattr(ours, field) for field in ("dataset", "network", "epsilon", "train_epsilon")}

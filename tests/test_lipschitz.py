@@ -118,6 +118,7 @@ def test_a_banded_factorisation_refuses_what_is_below_the_norm(case):
         (nn.Conv2d(2, 1, 1, padding=1), (2, 4, 4)),  # rows that read nothing
         (nn.Conv1d(4, 1, 3), (4, 20)),  # fewer outputs than inputs
         (nn.Conv1d(1, 4, 3, padding=3), (1, 20)),  # and fewer inputs than outputs
+        (nn.Conv2d(1, 40, 3, 2, 1), (1, 8, 8)),  # by its inputs, of which an output skips some
     ],
 )
 def test_banded_bounds_are_exact_in_either_direction_and_along_a_single_axis(layer, shape):

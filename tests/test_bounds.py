@@ -264,11 +264,11 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
             monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
             proof(operator)
             assert errors[0] >= terms * 2.0**-20 * square
-            if proof is not torus_norm:
+            if proof is not torus_norm:  # a product and an addition for each term
                 errors.clear()
                 monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-53, 1.0, math.inf))
                 proof(operator)
-                assert errors[0] >= min(operator.matrix().shape)
+                assert errors[0] >= 2 * terms * min(operator.matrix().shape)
     # The torus: the symbol at frequency 0 is the sum of the taps, and a transform of n errs by 1 + 4 sqrt(2) = 6.7 units for each
     # of log2 n steps [Higham 2002, Theorem 24.2].
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
@@ -346,8 +346,8 @@ def test_a_layer_counts_the_products_of_a_sum_and_no_more(layer, shape):
     there, back = ((node.matrix() != 0).sum(dim=dim).max() for dim in (1, 0))
     division = 2 if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) else 0  # which may be a product with a reciprocal
     assert node.fan_in == there + division
-    if not division:  # and those of a pool, of whichever shape, are its whole image twice
-        assert node.terms == max(there, back)
+    # And those of a pool, of whichever shape, are the whole image of a channel twice.
+    assert node.terms == (2 * math.prod(shape[1:]) if division else max(there, back))
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):
@@ -451,6 +451,20 @@ def test_what_underflows_inside_a_composed_operator_is_counted_by_what_comes_of_
     factor = 2.0**-small
     network = nn.Sequential(*[block] * blocks, diagonal(factor, 1.0, 0.0), diagonal(factor, 0.0, 1.0))
     assert 2.0 ** (blocks - 2 * small) <= operator_norm(linear_operator(network, (3,))) < math.inf
+
+
+def test_what_underflows_inside_a_composed_operator_counts_in_each_entry(monkeypatch):
+    """Two layers that take the mean of 16 numbers, there and back: four times 16 products underflow, and a mean hands on what
+    was lost before it."""
+    errors = []
+    monkeypatch.setattr(norms, "_proven_eigenvalue", lambda top, is_below, size, band, trace, error: errors.append(error) or 1.0)
+    monkeypatch.setattr(norms, "DOUBLE", Format(0.0, 1.0, math.inf))
+    monkeypatch.setattr(norms, "_SPAN_LIMIT", 0.1)  # they neither stretch nor shrink what underflows
+    layers = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)).double()
+    for layer in layers:
+        nn.init.constant_(layer.weight, 1 / 16)
+    unrolled_norm(linear_operator(layers, (16,)))
+    assert errors[0] >= 16 * 4 * 16
 
 
 def test_a_composed_operator_whose_parts_cancel_has_the_norm_that_is_left():
@@ -791,6 +805,13 @@ def test_errors_of_errors_count_where_terms_are_many():
     assert rounding(walk(layer, (100,))).constant >= (1 + UNIT) ** 100 - 1
 
 
+def test_a_product_and_its_sum_with_an_offset_may_both_underflow():
+    """And what the product lost is rounded up with the sum."""
+    layer = nn.Linear(1, 1).double()
+    nn.init.zeros_(layer.bias)
+    assert rounding(walk(layer, (1,)), Format(UNIT, 1.0, math.inf)).constant >= 2 * (1 + UNIT)
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
 def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     if isinstance(layer, nn.BatchNorm2d):
@@ -972,7 +993,8 @@ def test_what_cancels_may_have_been_long_and_is_off_by_its_parts(monkeypatch):
 def test_the_length_of_numbers_whose_squares_underflow():
     made = Program(nn.Sequential(nn.Flatten()), (16,))
     for scale in (1e-25, 1e-40, 0.0):
-        assert made.run(torch.full((1, 16), scale), made.nodes, dtype=torch.float32).length >= 4 * torch.tensor(scale).item()
+        length = made.run(torch.full((1, 16), scale), made.nodes, dtype=torch.float32).length
+        assert length >= 4 * torch.tensor(scale).item() and length.dtype == torch.float64
 
 
 def test_the_length_of_many_numbers_counts_the_rounding_of_their_sum(monkeypatch):

@@ -153,9 +153,10 @@ def unrolled_norm(operator: Affine) -> Upper:
         gram[start:stop] = back(image).reshape(stop - start, size) * scale
     gram = (gram + gram.T) / 2
     # Entry by entry |error| <= gamma |A| |A|^T, whose norm is at most that of A in Frobenius' sense, squared.
-    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + _underflow(operator, size)
+    underflow = _underflow(operator, size)
     if composed:  # what underflows on the way is stretched by the parts behind it, there and back, and by the scale
-        error = error + DOUBLE.tiny * size * size * operator.terms * 2.0 ** (4 * _SPAN_LIMIT)
+        underflow *= 2.0 ** (4 * _SPAN_LIMIT)
+    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + underflow
     return raised(math.sqrt(_largest_eigenvalue(gram, error))) * (1 / scale)
 
 

@@ -188,8 +188,12 @@ class GloroNet(nn.Module):
                 reason = "it is in training mode, where a layer of your own may compute something else: call .eval() first"
                 raise NetworkError(reason, name, type(module).__name__)
         known, tight = self._state, self.tight
-        current = known is not None and known[1] == tight and known[0].is_intact
-        if known is not None and current and known[0].program.is_current(self.network, self.input_shape):
+        if (
+            known is not None
+            and known[1] == tight
+            and known[0].is_intact
+            and known[0].program.is_current(self.network, self.input_shape)
+        ):
             return known[0]
         program = Program(self.network, self.input_shape)
         _check_classifier(program.root, [(node.name, node.layer) for node in program.nodes])

@@ -15,6 +15,7 @@ from gloro_lite.certificate import certificate, certified_radius, check_epsilon
 from gloro_lite.layers import GroupSort
 from gloro_lite.lipschitz import Program, TrainingBound, layer_bound, linear_operator, norms, operator_norm, program, upper_bound
 from gloro_lite.lipschitz.banded import BandedGram
+from gloro_lite.lipschitz.nodes import lengths
 from gloro_lite.lipschitz.norms import absolute_norm, banded_norm, row_distances, torus_norm, unrolled_norm
 from gloro_lite.lipschitz.rounding import DOUBLE, Format, Upper, length_up, number_format, power_of_two, raised
 from gloro_lite.lipschitz.walk import walk
@@ -264,11 +265,11 @@ def test_what_the_gram_matrix_may_be_off_by_is_counted(monkeypatch):
             monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
             proof(operator)
             assert errors[0] >= terms * 2.0**-20 * square
-            if proof is not torus_norm:
+            if proof is not torus_norm:  # a product and an addition for each term
                 errors.clear()
                 monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-53, 1.0, math.inf))
                 proof(operator)
-                assert errors[0] >= min(operator.matrix().shape)
+                assert errors[0] >= 2 * terms * min(operator.matrix().shape)
     # The torus: the symbol at frequency 0 is the sum of the taps, and a transform of n errs by 1 + 4 sqrt(2) = 6.7 units for each
     # of log2 n steps [Higham 2002, Theorem 24.2].
     monkeypatch.setattr(norms, "DOUBLE", Format(2.0**-20, 2.0**-60, math.inf))
@@ -346,8 +347,8 @@ def test_a_layer_counts_the_products_of_a_sum_and_no_more(layer, shape):
     there, back = ((node.matrix() != 0).sum(dim=dim).max() for dim in (1, 0))
     division = 2 if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d) else 0  # which may be a product with a reciprocal
     assert node.fan_in == there + division
-    if not division:  # and those of a pool, of whichever shape, are its whole image twice
-        assert node.terms == max(there, back)
+    # And those of a pool, of whichever shape, are the whole image of a channel twice.
+    assert node.terms == (2 * math.prod(shape[1:]) if division else max(there, back))
 
 
 def test_the_rounding_of_the_absolute_bound_is_counted(monkeypatch):
@@ -791,6 +792,13 @@ def test_errors_of_errors_count_where_terms_are_many():
     assert rounding(walk(layer, (100,))).constant >= (1 + UNIT) ** 100 - 1
 
 
+def test_a_product_and_its_sum_with_an_offset_may_both_underflow():
+    """And what the product lost is rounded up with the sum."""
+    layer = nn.Linear(1, 1).double()
+    nn.init.zeros_(layer.bias)
+    assert rounding(walk(layer, (1,)), Format(UNIT, 1.0, math.inf)).constant >= 2 * (1 + UNIT)
+
+
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2).eval(), Normalize([0.5, -3.0], [1.0, 0.01])], ids=str)
 def test_the_rounding_of_normalisation_counts_what_its_mean_cancels(layer):
     if isinstance(layer, nn.BatchNorm2d):
@@ -982,6 +990,14 @@ def test_the_length_of_many_numbers_counts_the_rounding_of_their_sum(monkeypatch
     x = torch.stack([torch.zeros(400), torch.ones(400)])
     for rows in (x, x[1:]):
         assert made.run(rows, made.nodes, dtype=torch.float32).length[-1] >= 20 * (1 + 200 * UNIT)
+
+
+def test_the_room_for_a_length_is_computed_in_float64():
+    """Whatever the numbers are: 2^18 and a few units of a finer format more are one number of float32."""
+    number = Format(2.0**-40, 2.0**-8, math.inf)
+    for x in (torch.tensor([[2.0**18]]), torch.tensor([2.0**18])):
+        found = lengths(x, number).item()
+        assert 2.0**18 * (1 + 3 * number.unit) + 2.0**-4 <= found <= 2.0**18 * (1 + 20 * number.unit) + 2.0**-4
 
 
 def test_a_length_does_not_grow_with_the_batch():

@@ -115,7 +115,7 @@ def test_a_banded_factorisation_refuses_what_is_below_the_norm(case):
         (nn.Conv2d(2, 3, 4, padding="same", dilation=2), (2, 9, 12)),  # padded by one more after than before
         (nn.Conv2d(2, 2, 2, dilation=(1, 3)), (2, 5, 12)),  # along the width, where its taps lie farther apart
         (nn.Conv2d(2, 3, 1, 3), (2, 9, 9)),  # rows that meet no other, and rows that nothing reads
-        (nn.Conv2d(2, 1, 1, padding=1), (2, 4, 4)),  # rows that read nothing
+        (nn.Conv1d(100, 1, 1, padding=1), (100, 4)),  # rows that read nothing
         (nn.Conv1d(4, 1, 3), (4, 20)),  # fewer outputs than inputs
         (nn.Conv1d(1, 4, 3, padding=3), (1, 20)),  # and fewer inputs than outputs
         (nn.Conv2d(1, 40, 3, 2, 1), (1, 8, 8)),  # by its inputs, of which an output skips some

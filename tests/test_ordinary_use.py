@@ -583,6 +583,7 @@ def test_numbers_that_this_thread_takes_for_0_are_refused(what):
         for some in (mixed, least, -least):
             with pytest.raises(NetworkError, match="these hold some so near 0"):
                 check_flushing(some, "these")
+        check_flushing(torch.tensor([2.0**-24], dtype=torch.float16), "these")  # a normal number where it is computed with
         plain = dense()
         assert plain.certify(torch.rand(2, 4)).label.shape == (2,)
     finally:

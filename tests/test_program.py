@@ -605,6 +605,39 @@ def test_the_network_itself_is_run_beside_the_program(monkeypatch):
         secretive.certify(torch.ones(5, 1))
 
 
+def test_a_network_that_may_have_changed_unseen_is_compared_like_others():
+    """What has changed meanwhile is excused, and an attribute that cannot be compared does not tell that it has."""
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x if x.dtype == torch.float64 else x / 2
+
+    layer_bound.register(Halves, lambda layer, shape: 1.0)
+    for note in (1, object()):
+        net = GloroNet(nn.Sequential(Halves(), nn.Linear(1, 2)), (1,), 0.1).eval()
+        net.network[1].note = note
+        assert net.program().complete == (note == 1)
+        with pytest.raises(MismatchError, match="computes something else"):
+            net.certify(torch.ones(5, 1))
+
+
+def test_what_is_parametrized_is_frozen_in_eval_mode_alone():
+    """In training mode spectral norm goes on with its power iteration each time that it is looked at."""
+    layer = parametrizations.spectral_norm(nn.Linear(2, 2))
+    with pytest.raises(NetworkError, match="training mode"):
+        upper_bound(nn.Sequential(layer), (2,))
+    assert upper_bound(nn.Sequential(layer.eval()), (2,)) > 0
+
+
+def test_a_frozen_network_has_parameters_where_the_original_has():
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), Normalize([0.5] * 3, [0.5] * 3)).eval()
+    frozen = Program(network, (2,)).network
+    assert [name for name, _ in frozen.named_parameters()] == [name for name, _ in network.named_parameters()]
+    for of in (network, frozen):
+        assert all(isinstance(parameter, nn.Parameter) for parameter in of.parameters())
+        assert not any(isinstance(buffer, nn.Parameter) for buffer in of.buffers())
+
+
 def test_hooks_on_the_net_itself_are_refused():
     net = two_layers()
     x = torch.rand(1, 2)

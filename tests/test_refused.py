@@ -1,5 +1,6 @@
 """What is refused when a network is read, with its reason, and what is just inside and is not."""
 
+import functools
 import math
 import threading
 
@@ -67,7 +68,7 @@ REFUSED = [
     (nn.ConvTranspose2d(1, 1, 3, stride=(2, 1), output_padding=1), (1, 5, 5), "output_padding is"),
     (nn.ConvTranspose2d(1, 1, 3, stride=(1, 2), output_padding=1), (1, 5, 5), "output_padding is"),
     (nn.Conv2d(1, 1, 5), (1, 4, 4), "smaller than its kernel"),
-    (nn.ConvTranspose2d(1, 1, 2, padding=1), (1, 1, 1), "nothing is left"),
+    (nn.ConvTranspose2d(1, 1, 2, padding=1), (1, 1, 1), "nothing is left of inputs"),
     (nn.AvgPool2d(2), (4, 4), r"takes inputs of shape \(channels"),
     (nn.AvgPool2d(5), (1, 3, 3), "does not take inputs"),
     (nn.AdaptiveAvgPool2d(0), (1, 3, 3), "nothing is left"),
@@ -269,6 +270,29 @@ def test_a_registered_layer_whose_shape_depends_on_the_batch_is_refused():
         net.certify(torch.zeros(3, 2))
 
 
+def test_a_registered_bound_may_differentiate_also_in_inference_mode():
+    def bound(layer, shape):
+        with torch.enable_grad():
+            x = torch.ones((), requires_grad=True)
+            return torch.autograd.grad(2 * x, x)[0]
+
+    cls = type("Own", (nn.Module,), {"forward": lambda self, x: 2 * x})
+    layer_bound.register(cls, bound)
+    net = GloroNet(nn.Sequential(cls(), nn.Linear(2, 2)), (2,), 0.1).eval()
+    with torch.inference_mode():
+        assert upper_bound(cls(), (2,)) == pytest.approx(2)
+        state = net.state()
+        assert net.state() is state and net.certify(torch.rand(1, 2), state=state).radius.shape == (1,)
+
+
+def test_a_program_runs_a_registered_layer_in_eval_mode():
+    """As its output's shape is found, whatever mode the original is in."""
+    cls = type("Own", (nn.Module,), {"forward": lambda self, x: 0 * x + self.training})
+    layer_bound.register(cls, lambda layer, shape: 0.0)
+    made = program.Program(nn.Sequential(cls().train()), (2,))
+    assert made.run(torch.rand(1, 2), made.nodes).value.tolist() == [[0, 0]]
+
+
 def test_each_registered_bound_is_asked_again_also_in_a_residual():
     bounds = [1.0, 1.0]
     layers = []
@@ -443,6 +467,15 @@ def test_an_attribute_of_a_class_that_is_no_method_changes_nothing(monkeypatch):
     assert net.certify(torch.zeros(1, 2)).label.shape == (1,)
 
 
+def test_a_method_that_a_class_gets_is_noticed_whatever_is_called(monkeypatch):
+    """A partial function is no method in Python, and takes the place of one that is inherited all the same."""
+    net, x = two_layers(), torch.zeros(1, 2)
+    monkeypatch.setattr(nn.ReLU, "__call__", functools.partial(torch.mul, 3), raising=False)
+    assert net.network[1](torch.ones(1)) == 3
+    with pytest.raises(NetworkError, match=r"ReLU\.__call__ was replaced"):
+        net.certify(x)
+
+
 def test_weights_that_change_while_they_are_copied_and_are_back_after_it_are_read_again(monkeypatch):
     net, frozen, copies = two_layers(), program._frozen, []
     before, weight = net.margin_constants(), net.network[0].weight.detach().clone()
@@ -460,6 +493,51 @@ def test_weights_that_change_while_they_are_copied_and_are_back_after_it_are_rea
     made = program.Program(net.network, (2,))
     assert len(copies) == 2 and torch.equal(made.network[0].weight, weight.double())
     assert torch.equal(net.margin_constants(), before)
+
+
+CHANGES = {
+    "weight": (lambda net: net[0].weight.data.mul_(3), lambda net: net[0].weight.data.fill_(1.0)),
+    "setting": (lambda net: setattr(net[1], "negative_slope", 7.0), lambda net: setattr(net[1], "negative_slope", 0.5)),
+    "type": (lambda net: net.double(), lambda net: net.float()),
+    "bias": (
+        lambda net: net[0].register_parameter("bias", nn.Parameter(torch.ones(2))),
+        lambda net: setattr(net[0], "bias", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("when", ["before the copy", "during the copy", "after the copy"])
+@pytest.mark.parametrize("back", [True, False])
+def test_what_another_thread_changes_while_a_network_is_copied_is_read_again(monkeypatch, what, when, back):
+    """Between the first reading and the copy, within it, or before the last reading; it may take back what it did."""
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.LeakyReLU(0.5))
+    nn.init.ones_(network[0].weight)
+    (change, undo), kept, frozen, copies = CHANGES[what], program._Snapshot.kept, program._frozen, []
+
+    def reading(self):
+        found = kept(self)
+        if not copies and when == "before the copy":
+            change(network)
+        return found
+
+    def copying(of):
+        if not copies and when == "during the copy":
+            change(network)
+        copies.append(frozen(of))
+        if len(copies) == 1 and when == "after the copy":
+            change(network)
+        if back:
+            undo(network)
+        return copies[-1]
+
+    monkeypatch.setattr(program._Snapshot, "kept", reading)
+    monkeypatch.setattr(program, "_frozen", copying)
+    made = program.Program(network, (2,))
+    assert len(copies) == (1 if back and when == "after the copy" else 2) and made.is_current(network, (2,))
+    assert made.dtype == network[0].weight.dtype and made.network[1].negative_slope == network[1].negative_slope
+    assert torch.equal(made.network[0].weight, network[0].weight.double())
+    assert (made.network[0].bias is None) == (network[0].bias is None)
 
 
 def test_whatever_changes_in_a_network_is_followed():
@@ -486,6 +564,14 @@ def test_logits_need_inputs_of_the_right_shape():
         for call in (net.logits, net):
             with pytest.raises(ValueError, match="must have shape"):
                 call(torch.zeros(3, 5))
+
+
+def test_logits_of_whole_numbers_are_refused_where_autocast_is_active_too():
+    net = two_layers()
+    with torch.autocast("cpu"):
+        assert net.logits(torch.zeros(1, 2, dtype=torch.bfloat16)).shape == (1, 3)
+        with pytest.raises(TypeError, match=r"inputs are torch\.int64 and the network's weights torch\.float32"):
+            net.logits(torch.zeros(1, 2, dtype=torch.int64))
 
 
 def test_logits_that_are_no_numbers_make_bottom():

@@ -110,6 +110,12 @@ def test_the_sum_of_two_paths_without_a_layer_is_twice_as_large():
     assert result.value.tolist() == [[6, 8]] and result.largest >= 10 and result.growth >= 2
 
 
+def test_before_the_first_layer_the_input_itself_is_the_largest_number_and_grows_with_the_radius():
+    made = program.Program(nn.Linear(2, 2), (2,))
+    result = made.run(torch.tensor([[3.0, 4.0]]), [], deployed=torch.float32)
+    assert result.largest.item() == pytest.approx(5) and result.largest >= 5 and result.growth == 1
+
+
 def test_the_length_of_an_offset_is_rounded_up(monkeypatch):
     """Beyond what the length of the bias has to spare: that one is exact here."""
     monkeypatch.setattr(affine, "_length", lambda bias: bias.abs().item())

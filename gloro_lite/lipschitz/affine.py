@@ -383,7 +383,7 @@ class Diagonal(Affine):
                 _refuse(layer, "with track_running_stats=False it is no fixed function: it has no Lipschitz bound")
             if (layer.running_var < 0).any():
                 _refuse(layer, "its running_var holds negative numbers, which no variance is")
-            if isinstance(layer.eps, int | float) and layer.eps < 0:
+            if layer.eps < 0:
                 _refuse(layer, f"its eps is {layer.eps}: PyTorch takes none below 0")
             if not (layer.running_var + layer.eps > 0).all():
                 _refuse(layer, f"its running_var and its eps, {layer.eps}, must be above 0 together: it divides by their root")

@@ -154,9 +154,10 @@ def unrolled_norm(operator: Affine) -> Upper:
         gram[start:stop] = back(image).reshape(stop - start, size) * scale
     gram = (gram + gram.T) / 2
     # Entry by entry |error| <= gamma |A| |A|^T, whose norm is at most that of A in Frobenius' sense, squared.
-    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + DOUBLE.tiny * size * size
+    underflow = _underflow(operator, size)
     if composed:  # what underflows on the way is stretched by the parts behind it, there and back, and by the scale
-        error = error + DOUBLE.tiny * size * size * operator.terms * 2.0 ** (4 * _SPAN_LIMIT)
+        underflow *= 2.0 ** (4 * _SPAN_LIMIT)
+    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, size) * (1 + 1e-6) + underflow
     return raised(math.sqrt(_largest_eigenvalue(gram, error))) * (1 / scale)
 
 
@@ -166,9 +167,14 @@ def banded_norm(operator: Convolution) -> Upper:
     gram = BandedGram(operator, scale)
     squares = gram.squares()
     # As for the dense matrix; a block's entries are sums of the same products, and its zeros round nothing.
-    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, gram.size) * (1 + 1e-6) + DOUBLE.tiny * gram.size**2
+    error = raised(DOUBLE.gamma(4 * operator.terms + 8) * squares, gram.size) * (1 + 1e-6) + _underflow(operator, gram.size)
     top = _lanczos(gram.times, gram.size) if math.isfinite(squares) else math.inf
     return raised(math.sqrt(_proven_eigenvalue(top, gram.is_below, gram.size, gram.band, squares, error))) * (1 / scale)
+
+
+def _underflow(operator: Affine, size: int) -> float:
+    """By how much underflow may move a Gram matrix of so many rows: in each entry a few products and additions for each term."""
+    return 8 * DOUBLE.tiny * size * operator.terms
 
 
 def torus_norm(operator: Convolution) -> Upper:
@@ -235,7 +241,7 @@ def _span(operator: Affine) -> float:
     if isinstance(operator, Chain):
         return sum(map(_span, operator.parts))
     if isinstance(operator, Parallel):
-        return max(map(_span, operator.parts), default=0.0) + math.log2(max(len(operator.parts), 1))
+        return max(map(_span, operator.parts)) + math.log2(len(operator.parts))
     with torch.no_grad():
         largest = operator.absolute().forward(torch.ones(1, *operator.input_shape, dtype=torch.float64)).max().item()
     return abs(math.log2(largest)) if 0 < largest < math.inf else math.inf if largest else 0.0

@@ -44,13 +44,22 @@ class _Snapshot:
         self.description: list[Any] = [input_shape]
         self.tensors: list[Tensor] = []
         self.complete = True
+        # What a frozen copy has too: the settings of layers that this package knows, and the places of tensors in the list. What
+        # is behind parametrizations is left out.
+        self._settings: list[dict[str, str]] = []
+        self._places: list[int] = []
+        hidden = _hidden(network)
         number = {id(module): place for place, module in enumerate(network.modules())}  # each once, also where it is used twice
         for module in network.modules():
             children = [(name, number.get(id(child))) for name, child in module._modules.items()]
             plain, complete = settings(module)
             self.complete &= complete
             self.description.append((type(module), registered(module), plain, children))
-            for name, tensor in own_tensors(module):
+            tensors = list(own_tensors(module))
+            if id(module) not in hidden:
+                self._settings.append(plain if registered(module) is None else {})
+                self._places += range(len(self.tensors), len(self.tensors) + len(tensors))
+            for name, tensor in tensors:
                 self.description.append((name, tensor.dtype, tensor.device, tuple(tensor.shape)))
                 self.tensors.append(tensor.detach())
 
@@ -62,16 +71,20 @@ class _Snapshot:
     def equals(self, other: _Snapshot) -> bool:
         return self.description == other.description and all(map(torch.equal, self.tensors, other.tensors))
 
+    def is_kept_by(self, frozen: _Snapshot) -> bool:
+        """Whether a frozen copy computes with the same."""
+        tensors = [self.tensors[place] for place in self._places]
+        return (
+            self._settings == frozen._settings
+            and [tensor.dtype for tensor in tensors] == [tensor.dtype for tensor in frozen.tensors]
+            and all(map(torch.equal, tensors, frozen.tensors))
+        )
 
-def _values(network: nn.Module) -> list[Tensor]:
-    """The tensors that layers compute with, those behind parametrizations left out."""
-    hidden = {
-        id(child)
-        for module in network.modules()
-        if parametrize.is_parametrized(module)
-        for child in module.parametrizations.modules()
-    }
-    return [tensor.detach() for module in network.modules() if id(module) not in hidden for _, tensor in own_tensors(module)]
+
+def _hidden(network: nn.Module) -> set[int]:
+    """The modules behind parametrizations, by their ids."""
+    parametrized = (module for module in network.modules() if parametrize.is_parametrized(module))
+    return {id(child) for module in parametrized for child in module.parametrizations.modules()}
 
 
 def _check_values(network: nn.Module) -> None:
@@ -149,32 +162,33 @@ class Program:
             check_network(network, registered)
             _check_values(network)
             frozen, self._snapshot = self._copy(network)
-            self.dtype = next((t.dtype for t in _values(frozen) if t.is_floating_point()), torch.float64)
+            tensors = [tensor for module in frozen.modules() for _, tensor in own_tensors(module)]
+            self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
             walk(frozen, self.input_shape)  # in the network's own precision, in which it is used
-            self.device = next((t.device for t in _values(frozen)), torch.device("cpu"))
+            self.device = next((t.device for t in tensors), torch.device("cpu"))
             if self.device.type == "mps":  # Apple's GPUs have no float64
                 frozen, self.device = frozen.cpu(), torch.device("cpu")
             self.network = converted(frozen, torch.float64).eval()
-            self.root = node = walk(self.network, self.input_shape)
-        self.nodes = _flat(node)
-        self.output_shape = node.output_shape
+            self.root = walk(self.network, self.input_shape)
+            self.nodes = _flat(self.root)
+            # By the nodes themselves, of which a copy of the program has its own.
+            self._values = {node: float(node.value()) for node in self._registered_nodes()}
+        self.output_shape = self.root.output_shape
         self._proven = Proven()
-        # By the nodes themselves, of which a copy of the program has its own.
         self._bounds: dict[Node, Upper] = {}
         self._roundings: dict[tuple[Node, Format], Any] = {}
-        self._values = {node: float(node.value()) for node in self._registered_nodes()}
 
     def _copy(self, network: nn.Module) -> tuple[nn.Module, _Snapshot]:
         """A frozen copy, and the snapshot that it agrees with."""
-        # Another thread may change weights meanwhile: three readings must agree.
+        # Another thread may change weights or settings meanwhile: what was read before, with and after the copy must agree.
         for _ in range(_ATTEMPTS):
             snapshot = _Snapshot(network, self.input_shape).kept()
-            values = [tensor.clone() for tensor in _values(network)]
             try:
                 frozen = _frozen(network)
             except (TypeError, RuntimeError, AttributeError) as error:
                 raise NetworkError(f"the network cannot be copied, and so not be frozen: {error}") from error
-            if snapshot.equals(_Snapshot(network, self.input_shape)) and _equal(values, _values(frozen)):
+            kept = snapshot.is_kept_by(_Snapshot(frozen, self.input_shape))
+            if kept and snapshot.equals(_Snapshot(network, self.input_shape)):
                 return frozen, snapshot
         raise NetworkError(
             "its weights keep changing while they are read, by training in another thread or by a parametrization that gives "
@@ -194,7 +208,8 @@ class Program:
 
     def keeps_bounds(self) -> bool:
         """Whether registered bounds say what they said: they, and their layers, may read what is not in the frozen copy."""
-        return all(float(node.value()) == value for node, value in self._values.items())
+        with torch.inference_mode(False), torch.no_grad():
+            return all(float(node.value()) == value for node, value in self._values.items())
 
     @property
     def complete(self) -> bool:
@@ -271,7 +286,7 @@ class Program:
                     "changed after it was built, or a layer of your own fails. Nothing can be certified"
                 ) from error
         own, rows = own.detach().to(logits.device, torch.float64), rows.to(logits.device)
-        computed, allowed = logits.detach()[rows].double(), tolerance[rows]
+        computed, allowed = logits.detach()[rows], tolerance[rows]
         if own.shape == computed.shape:
             unlike = (own - computed).abs() > allowed
             # Where either has overflowed there is nothing to compare, and nothing is certified.
@@ -328,10 +343,6 @@ def few(x: Tensor) -> Tensor:
         else torch.zeros(0, dtype=torch.int64, device="cpu")
     )
     return rows.to(x.device)
-
-
-def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
-    return len(first) == len(second) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _flat(node: Node) -> list[Node]:

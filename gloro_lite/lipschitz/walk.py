@@ -96,7 +96,7 @@ class Registered(Node):
             like = _like(self.layer).device
             at_zero = self.layer(torch.zeros(1, *self.input_shape, dtype=torch.float64, device=like)).norm().item()
         unit = 1024 * number.unit
-        return Rounding(unit * (1 + float(self.value())), unit * (1 + at_zero))
+        return Rounding(unit * (1 + float(bound)), unit * (1 + at_zero))
 
 
 def _output_shape(layer: nn.Module, input_shape: Shape) -> Shape:
@@ -176,7 +176,7 @@ def _walk(module: nn.Module, shape: Shape, name: str, above: tuple[int, ...], tr
             raise NetworkError(f"nothing is left: it takes inputs of shape {shape} to {node.output_shape}")
         return node
     except UnknownLayerError as error:
-        if error.layer or not name:
+        if error.layer:
             raise
         raise UnknownLayerError(error.reason, name, _kind(module)) from None
     except NetworkError as error:

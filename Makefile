@@ -39,19 +39,19 @@ $(READY): requirements.lock pyproject.toml
 setup: $(READY)
 
 notebooks: $(READY)
-	$(BIN)/python book/_ext/execute.py
+	$(BIN)/python book/_tools/execute.py
 
 # The licences of what the pages hold go with them.
 book: notebooks
 	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet
-	$(BIN)/python book/_ext/licences.py _build/html
+	$(BIN)/python book/_tools/licences.py _build/html
 	@echo
 	@echo "The book is ready: open $(CURDIR)/_build/html/index.html"
 
 # One page of all chapters, printed by the browser; then the book again, with the link.
 pdf: notebooks
 	$(BIN)/jupyter-book build . --path-output . --builder singlehtml --quiet
-	$(BIN)/python book/_ext/pdf.py
+	$(BIN)/python book/_tools/pdf.py
 	$(MAKE) book
 
 # In a container one is root, whom Jupyter refuses unless it is told.
@@ -80,10 +80,10 @@ cards: $(READY)
 bench: book
 	$(BIN)/python -m gloro_lite.experiments.benchmark
 	$(BIN)/python -m gloro_lite.experiments.precisions
-	$(BIN)/python book/_ext/measure_widgets.py
+	$(BIN)/python book/_tools/measure_widgets.py
 
 picture: book
-	$(BIN)/python book/_ext/picture.py
+	$(BIN)/python book/_tools/picture.py
 
 mutants: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation

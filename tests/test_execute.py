@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.cli import _resolve_type
 
-spec = importlib.util.spec_from_file_location("execute", Path(__file__).resolve().parents[1] / "book" / "_ext" / "execute.py")
+spec = importlib.util.spec_from_file_location("execute", Path(__file__).resolve().parents[1] / "book" / "_tools" / "execute.py")
 runner = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(runner)
 

@@ -329,7 +329,7 @@ def test_commands_of_the_readme_exist():
     pages = readme() + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = {a or b for a, b in re.findall(r"^    make ([a-z]+)|`make ([a-z]+)", pages, re.M)}
     assert {"book", "test", "check", "lab"} <= named <= makefile_targets()
-    for path in re.findall(r"book/\w+\.(?:ipynb|py)|book/_ext/\w+\.py", pages):
+    for path in re.findall(r"book/\w+\.(?:ipynb|py)|book/_tools/\w+\.py", pages):
         assert (ROOT / path).is_file(), path
     for path in re.findall(r"\]\(([^)#]+)\)", pages):
         assert (ROOT / path).exists(), path
@@ -369,7 +369,7 @@ def test_python_of_the_readme_runs():
 
 
 def test_what_the_book_holds_of_others_has_a_line_and_a_licence(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_tools"))
     import licences
 
     listed = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").lower()

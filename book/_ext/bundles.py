@@ -11,7 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
 
 import nbformat
 from execute import ROOT, notebooks, twin

@@ -19,6 +19,7 @@ from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
 
 import bundles
 import nbformat

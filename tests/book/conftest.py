@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 PAGES = re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
 PHONE = 375
 THEMES = ("light", "dark")

@@ -1,6 +1,6 @@
 """The widgets in the built pages, by mouse, touch and keyboard, against what the package computes from the same state.
 
-Each is looked for by its name on the page that book/_ext/browser.py says, and each test opens a page of its own.
+Each is looked for by its name on the page that book/_tools/browser.py says, and each test opens a page of its own.
 """
 
 import base64

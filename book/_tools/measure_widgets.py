@@ -1,4 +1,4 @@
-"""Measure, in the browser, what the built book's widgets cost a reader: `python book/_ext/measure_widgets.py`.
+"""Measure, in the browser, what the built book's widgets cost a reader: `python book/_tools/measure_widgets.py`.
 
 Writes data/widgets.json: for each widget what its page weighs, how long after the page's load it can be used, at full speed and
 with the processor slowed to a quarter, and how long its first drawing and its redraws take.

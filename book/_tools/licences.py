@@ -1,4 +1,4 @@
-"""Copy the licences of what the rendered book holds of others beside it: `python book/_ext/licences.py _build/html`."""
+"""Copy the licences of what the rendered book holds of others beside it: `python book/_tools/licences.py _build/html`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the whole book one PDF: `python book/_ext/pdf.py`, after `jupyter-book build . --builder singlehtml`.
+"""Make the whole book one PDF: `python book/_tools/pdf.py`, after `jupyter-book build . --builder singlehtml`.
 
 The single page of all chapters is printed by the installed Chromium or Chrome. Its headings become the outline, its links stay
 links, widgets are shown as still pictures, solutions are unfolded, and folded code stays folded. The API reference and the index are left to the pages.

@@ -1,4 +1,4 @@
-"""Take the README's picture of the margin explorer from the built book: `python book/_ext/picture.py`."""
+"""Take the README's picture of the margin explorer from the built book: `python book/_tools/picture.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the book's notebooks with papermill: `python book/_ext/execute.py [NAME ...]`.
+"""Run the book's notebooks with papermill: `python book/_tools/execute.py [NAME ...]`.
 
 With `-p NAME VALUE` it runs one chapter as plain papermill would, but refuses a parameter that the chapter does not have.
 
@@ -119,7 +119,7 @@ def _digest(content: bytes) -> str:
 
 def _is_input(name: str) -> bool:
     return not _PASSING.search(name) and not f"{name}/".startswith(
-        ("data/root/", "book/_ext/")
+        ("data/root/", "book/_ext/", "book/_tools/")
     )
 
 

@@ -105,6 +105,13 @@ def full_name(run: str | Path) -> str:
     return where.as_posix() if root is None else where.relative_to(root.resolve()).as_posix()
 
 
+def stored_folder(name: str) -> Path | None:
+    """The folder of what is stored under exactly this name, "mnist-0.3/seed-0", here or in an installed wheel; None where that
+    is nothing."""
+    places = (root / name for root in (STORED, PACKAGED))
+    return next((place for place in places if (place / "model.safetensors").is_file()), None)
+
+
 def folder(run: str | Path) -> Path:
     """The folder of a run: `result.json`, `model.safetensors` and, but for those of an installed wheel, its other files.
 
@@ -116,10 +123,8 @@ def folder(run: str | Path) -> Path:
     """
     name = str(run).rstrip("/") or str(run)
     is_name = name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith(".")
-    for root in (STORED, PACKAGED) if is_name else ():
-        for place in (root / name, root / name / "seed-0"):
-            if (place / "model.safetensors").is_file():
-                return place
+    if is_name and (place := stored_folder(name) or stored_folder(f"{name}/seed-0")):
+        return place
     path = expanded(name)
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
     missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]

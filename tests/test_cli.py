@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gloro_lite
-from gloro_lite import GloroNet, networks, provenance, serialization, stored
+from gloro_lite import GloroNet, attacks, networks, provenance, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
 from gloro_lite.train import recipes, results
@@ -315,6 +315,65 @@ def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, run, net, digits):
     x = digits[:, None].float() / 255
     assert deployed == net.certify(x, guarantee="deployed").radius.tolist()
     assert all(a < b for a, b in zip(deployed, net.certify(x).radius.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def both_runs(run, tmp_path_factory):
+    """A net for which the local bound of the last layers is better, as a run with the global bound and as one with the local."""
+    top, record = tmp_path_factory.mktemp("both"), json.loads((Path(run) / "result.json").read_text())
+    torch.manual_seed(0)
+    net = GloroNet(networks.build("c4k4s4 | 16", SHAPE, 10, initialisation="pytorch"), SHAPE, 0.3)
+    for bound in ("global", "last_layers"):
+        (top / bound).mkdir()
+        serialization.save(net, top / bound / "model.safetensors")
+        record["settings"]["bound"] = bound
+        (top / bound / "result.json").write_text(json.dumps(record))
+    return str(top / "global"), str(top / "last_layers")
+
+
+def test_certify_by_the_bound_that_the_net_was_trained_with(tmp_path, capsys, both_runs, digits):
+    """What the local bound adds is held against attacks, and against random moves of length epsilon."""
+    run, local_run = both_runs
+    net = gloro_lite.load(run)
+    file, x = save(tmp_path / "own.npz", x=digits), digits[:, None].float() / 255
+    known = net.certify(x)
+    epsilon = 1.01 * known.radius.median().item()
+
+    def certified(*arguments):
+        assert main(["certify", *arguments, "--images", file, "--epsilon", repr(epsilon)]) == 0
+        out, err = capsys.readouterr()
+        return [(row["prediction"], row["certified"], float(row["radius"])) for row in rows(out)], err
+
+    by_global, said = certified(run)
+    assert said.endswith(", by the global bound\n")
+    assert certified(local_run, "--bound", "global") == (by_global, said)
+    by_both, said = certified(local_run)
+    assert said.endswith(", by the global bound, or else the local one of the last layers\n")
+    assert certified(run, "--bound", "last_layers") == (by_both, said)
+    added = [k for k, (before, after) in enumerate(zip(by_global, by_both, strict=True)) if before != after]
+    assert 0 < len(added) < 12
+    for k, (prediction, label, proven) in enumerate(by_both):
+        if k in added:
+            assert by_global[k][1] == "bottom" and label == prediction and epsilon < proven < 1.001 * epsilon
+        else:
+            assert (prediction, label, proven) == by_global[k]
+    truth = torch.tensor([int(by_both[k][0]) for k in added])
+    found = attacks.pgd(net.logits, x[added], truth, epsilon, steps=40, restarts=2)
+    moves = torch.randn(200, *x[added].shape, generator=torch.Generator().manual_seed(0))
+    moves *= epsilon / moves.flatten(2).norm(dim=2)[..., None, None, None]
+    for points in (found, *(x[added] + moves)):
+        assert (net.logits(points).argmax(dim=1) == truth).all()
+
+
+def test_the_local_bound_is_of_the_net_in_real_arithmetic(tmp_path, capsys, both_runs, digits):
+    run, local_run = both_runs
+    file = save(tmp_path / "own.npz", x=digits)
+    deployed = ["--images", file, "--guarantee", "deployed"]
+    for arguments in ([local_run], [run, "--bound", "last_layers"]):
+        assert main(["certify", *arguments, *deployed]) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("error: the local bound") and "add --bound global" in err
+    assert main(["certify", local_run, *deployed, "--bound", "global"]) == 0
 
 
 # --- stored nets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ folder."""
 
 PACKAGED = Path(__file__).parent / "weights"
 """Where an installed wheel keeps what is small enough to travel with it, in the same layout."""
+
+LOCAL = "local_certificates.csv"
+"""The table in a run's folder of images that only a local bound certifies, see `gloro_lite.experiments.last_layers`."""
 
 FORMAT = 3
 """The format of `result.json`. `migrated` brings earlier ones into it."""
@@ -142,6 +146,21 @@ def folder(run: str | Path) -> Path:
             f"`python -m gloro_lite train` puts both"
         )
     return path
+
+
+def added_locally(where: Path) -> list[int] | None:
+    """The test images of the run in a folder that a local bound adds to those of the global one; None where it was not asked.
+
+    Raises ValueError where the table is damaged.
+    """
+    path = where / LOCAL
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [int(row["index"]) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # the column is missing, or a row is short
+        raise ValueError(f"{path} is damaged ({error!r}): take the file anew") from error
 
 
 OTHER_METHODS = ("sites", "lmt", "bcp", "kw", "smoothing")

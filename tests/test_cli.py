@@ -502,6 +502,30 @@ def test_compare_tabulates_and_plots(tmp_path, capsys):
     assert "4C3F" in capsys.readouterr().out
 
 
+def test_compare_shows_what_a_local_bound_adds(tmp_path, capsys):
+    """By a report that another command wrote: the table has images, the report shares."""
+    names = ["mnist-0.3", "mnist-0.3-local-gce/seed-1"]
+    own = tmp_path / "own"
+    shutil.copytree(stored.folder(names[1]), own)
+    (own / stored.LOCAL).unlink()  # nobody asked
+    assert main(["compare", *names, str(own)]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    start = head.index("VRA % with the local bound")
+    assert 0 < head.index("VRA % by the global bound") < start < head.index("largest K")
+    report = json.loads((ROOT / "data" / "last_layers.json").read_text())["runs"]
+    for name, line in zip(names, lines, strict=False):
+        row = report[stored.full_name(name)]
+        assert line[start:].startswith(f"{100 * row['local']:.2f} ± ") and f"{100 * row['vra']:.2f} ± " in line[:start]
+    assert not lines[2][start : head.index("largest K")].strip()
+    assert main(["compare", str(own)]) == 0
+    out = capsys.readouterr().out
+    assert " VRA %  " in out and "bound" not in out
+    for damaged in ("images\n1\n", "index,label\none,1\n"):
+        (own / stored.LOCAL).write_text(damaged)
+        assert main(["compare", str(own)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {own / stored.LOCAL} is damaged")
+
+
 def test_compare_says_which_file_a_plot_lacks(tmp_path, capsys):
     for name in ("result.json", "model.safetensors"):
         (tmp_path / name).write_bytes((stored.folder("mnist-0.3") / name).read_bytes())

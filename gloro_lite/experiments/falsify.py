@@ -28,7 +28,6 @@ from gloro_lite import files, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
-from gloro_lite.experiments.last_layers import added
 from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, read_json
 from gloro_lite.methods import last_layers
@@ -158,7 +157,7 @@ def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
         return {k: (of_sites(folder / "model.safetensors", result["epsilon"], box), test.images()) for k, box in kinds.items()}
     x, net = benchmarks.load(result["settings"]["dataset"], root).test.x, stored.load(name)
     found = {"": (of_net(net), x.float() / 255)}
-    if rows := added(folder):
+    if rows := stored.added_locally(folder):
         found["last layers"] = of_last_layers(net), x[rows].float() / 255
     return found
 

@@ -4,7 +4,10 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,8 @@ import gloro_lite
 from gloro_lite import GloroNet, attacks, networks, provenance, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
+from gloro_lite.experiments import rivals
+from gloro_lite.methods.sites import __main__ as sites_command
 from gloro_lite.train import recipes, results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -568,6 +573,26 @@ def test_a_plot_is_of_the_runs_own_tables(tmp_path, capsys, monkeypatch):
 def test_cards_and_the_table_of_the_readme_are_current():
     for path, text in cards.pages().items():
         assert path.is_file() and path.read_text(encoding="utf-8") == text, f"{path}: run `python -m gloro_lite cards`"
+
+
+@pytest.mark.parametrize(
+    "path", [p for method in cards.METHODS for p in sorted(stored.STORED.glob(f"{method}/*/README.md"))], ids=str
+)
+def test_the_command_of_a_card_asks_for_the_settings_of_its_runs(path):
+    text = path.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^`python -m ([^`]+)`, with these settings", text, re.M)
+    module, *arguments = shlex.split(command)
+    module = {"gloro_lite.methods.sites": sites_command, "gloro_lite.experiments.rivals": rivals}[module]
+    given = module.parser().parse_args(arguments)
+    asked = dataclasses.asdict(module.settings_of(given))
+    for run in sorted(path.parent.glob("seed-*/result.json")):
+        record = json.loads(run.read_text())
+        assert given.epochs == record["epochs"]
+        settings = {field: math.inf if value is None else value for field, value in record["settings"].items()}
+        differing = {field for field in asked if asked[field] != settings[field]}
+        assert asked.keys() == settings.keys() and (record["seed"] != given.seed or not differing)
+        for field in differing:
+            assert f" `{field}` of seed {record['seed']}, which is {settings[field]}" in text
 
 
 def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):

@@ -97,7 +97,8 @@ def test_certify_a_folder(tmp_path, capsys, run, net, digits):
     for number, pixels in enumerate(digits[:3]):
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     Image.fromarray(digits[3].numpy()).convert("RGB").save(folder / "3.png")  # grey, in three equal channels
-    (folder / ".DS_Store").write_bytes(b"not a picture")
+    for name in (".DS_Store", "Thumbs.db", "thumbs.db", "Desktop.ini"):  # which systems leave there
+        (folder / name).write_bytes(b"not a picture")
     output = tmp_path / "out.csv"
     assert main(["certify", run, "--images", str(folder), "--output", str(output)]) == 0
     table = rows(output.read_text())
@@ -241,9 +242,14 @@ def test_a_file_name_that_cannot_be_written_into_the_table(tmp_path, digits):
 def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     with pytest.raises(ValueError, match="holds no files"):
         images.read(tmp_path, SHAPE, 10)
-    (tmp_path / "notes.txt").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a picture"):
+    (tmp_path / "desktop.ini").touch()
+    with pytest.raises(ValueError, match="holds no files"):
         images.read(tmp_path, SHAPE, 10)
+    for name in ("notes.txt", "other.db", "desktop.ini.png"):
+        (tmp_path / name).write_text("not a picture")
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read as a picture"):
+            images.read(tmp_path, SHAPE, 10)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize(
@@ -592,7 +598,7 @@ def test_the_command_of_a_card_asks_for_the_settings_of_its_runs(path):
         differing = {field for field in asked if asked[field] != settings[field]}
         assert asked.keys() == settings.keys() and (record["seed"] != given.seed or not differing)
         for field in differing:
-            assert f" `{field}` of seed {record['seed']}, which is {settings[field]}" in text
+            assert f" `{field}` ({settings[field]} for seed {record['seed']})" in text
 
 
 def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -721,6 +722,14 @@ def test_recipes():
         dataclasses.replace(RECIPE, epochs=0)
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_line_of_a_recipe_needs_no_other_line(name):
+    line = recipes.summary(name)
+    assert not any(words in line for words in ("the same with", "the same at", "the same for", "likewise", "that row", "as that"))
+    named = re.findall(r"(?:mnist|cifar10|tiny-imagenet)[-.\w]*\b", line)
+    assert name not in named and recipes.RECIPES.keys() >= set(named)
+
+
 def test_help_says_what_each_field_means(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -729,6 +738,7 @@ def test_help_says_what_each_field_means(capsys):
         assert f"--{field.name.replace('_', '-')} " in text
     assert "Images a step, over all processes together." in text and "{cosine,exponential}" in text
     assert all(f" {name} {recipes.summary(name)}" in text for name in recipes.RECIPES)
+    assert "One of mnist, cifar10, tiny-imagenet." in text and "One of 2C2F, 4C3F, 6C2F, 8C2F, 8C2F-half, or" in text
     assert "settings of the recipe: loss" in text and "exit codes: 0 the run is finished" in text
     with pytest.raises(SystemExit):
         main(["--recipe", "mnist-0.3", "--loss", "hinge"])

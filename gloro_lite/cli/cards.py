@@ -329,7 +329,7 @@ def _unlike(records: list[Record]) -> str:
     """Where runs beyond the first have other settings than that, which they are."""
     first = records[0]["settings"]
     found = [
-        f"`{field}` of seed {record['seed']}, which is {_value(record['settings'][field])}"
+        f"`{field}` ({_value(record['settings'][field])} for seed {record['seed']})"
         for record in records[1:]
         for field in first
         if record["settings"][field] != first[field]

@@ -54,6 +54,11 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"bound": settings.get("bound", "global")}
 
 
+def renamed_of_sites(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run of sites, whose data set was called `data` once, by the names that they have now."""
+    return {"dataset" if name == "data" else name: value for name, value in settings.items()}
+
+
 class LaterFormatError(ValueError):
     """A `result.json` that a later gloro-lite has written."""
 

@@ -107,7 +107,9 @@ def method_runs(results: Path) -> dict[str, list[Record]]:
     """What each stored run of another method says, by `<method>/<row>` and in the order of the seeds."""
     runs: dict[str, list[Record]] = {}
     for path in sorted(path for method in METHODS for path in results.glob(f"{method}/*/seed-*/result.json")):
-        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(read_json(path))
+        record = read_json(path)
+        record["settings"] = stored.renamed_of_sites(record["settings"])
+        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(record)
     return _in_order(runs)
 
 

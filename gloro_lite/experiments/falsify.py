@@ -152,7 +152,7 @@ def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
     folder = stored.STORED / name
     result = read_json(folder / "result.json")
     if name.startswith("sites/"):
-        test = load_data(result["settings"]["data"], root, result["seed"])[2]
+        test = load_data(stored.renamed_of_sites(result["settings"])["dataset"], root, result["seed"])[2]
         kinds = {"cells": None, "in the box": (0.0, 1.0)}
         return {k: (of_sites(folder / "model.safetensors", result["epsilon"], box), test.images()) for k, box in kinds.items()}
     x, net = benchmarks.load(result["settings"]["dataset"], root).test.x, stored.load(name)

@@ -9,7 +9,7 @@ import math
 import sys
 from pathlib import Path
 
-from gloro_lite.console import STOPPED, at_least, place, reports_errors, seconds
+from gloro_lite.console import STOPPED, add_data, at_least, place, reports_errors, seconds
 from gloro_lite.files import check_free, only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", type=place, required=True, metavar="DIR", help="folder of this run")
     p.add_argument("--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)")
     p.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
-    p.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
+    add_data(p)
     p.add_argument(
         "--max-seconds",
         type=seconds,
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     settings = settings_of(given)
     with only_one(given.output, "training"):
-        return _run(given.output, settings, given.epochs, given.seed, given.root, given.max_seconds, not given.no_test)
+        return _run(given.output, settings, given.epochs, given.seed, given.data, given.max_seconds, not given.no_test)
 
 
 def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: Path | None, max_seconds: float, tested: bool) -> int:
@@ -70,7 +70,7 @@ def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: Path | 
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists() or (folder / "result.json").exists():
         check_free(folder)
-    train, validation, test = load_data(settings.data, root, seed)
+    train, validation, test = load_data(settings.dataset, root, seed)
     sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
     before = Sites(sites.sites, sites.labels)
     history = train_sites(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ folder."""
 
 PACKAGED = Path(__file__).parent / "weights"
 """Where an installed wheel keeps what is small enough to travel with it, in the same layout."""
+
+LOCAL = "local_certificates.csv"
+"""The table in a run's folder of images that only a local bound certifies, see `gloro_lite.experiments.last_layers`."""
 
 FORMAT = 3
 """The format of `result.json`. `migrated` brings earlier ones into it."""
@@ -48,6 +52,11 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     """All settings of a recipe, as of any format, with those that have come since format 3 as they were before."""
     settings = renamed(settings)
     return settings | {"bound": settings.get("bound", "global")}
+
+
+def renamed_of_sites(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run of sites, whose data set was called `data` once, by the names that they have now."""
+    return {"dataset" if name == "data" else name: value for name, value in settings.items()}
 
 
 class LaterFormatError(ValueError):
@@ -105,6 +114,13 @@ def full_name(run: str | Path) -> str:
     return where.as_posix() if root is None else where.relative_to(root.resolve()).as_posix()
 
 
+def stored_folder(name: str) -> Path | None:
+    """The folder of what is stored under exactly this name, "mnist-0.3/seed-0", here or in an installed wheel; None where that
+    is nothing."""
+    places = (root / name for root in (STORED, PACKAGED))
+    return next((place for place in places if (place / "model.safetensors").is_file()), None)
+
+
 def folder(run: str | Path) -> Path:
     """The folder of a run: `result.json`, `model.safetensors` and, but for those of an installed wheel, its other files.
 
@@ -116,10 +132,8 @@ def folder(run: str | Path) -> Path:
     """
     name = str(run).rstrip("/") or str(run)
     is_name = name and not Path(name).is_absolute() and ".." not in Path(name).parts and not name.startswith(".")
-    for root in (STORED, PACKAGED) if is_name else ():
-        for place in (root / name, root / name / "seed-0"):
-            if (place / "model.safetensors").is_file():
-                return place
+    if is_name and (place := stored_folder(name) or stored_folder(f"{name}/seed-0")):
+        return place
     path = expanded(name)
     path = path.parent if path.is_file() and path.suffix == ".safetensors" else path
     missing = [file for file in ("result.json", "model.safetensors") if not (path / file).is_file()]
@@ -137,6 +151,21 @@ def folder(run: str | Path) -> Path:
             f"`python -m gloro_lite train` puts both"
         )
     return path
+
+
+def added_locally(where: Path) -> list[int] | None:
+    """The test images of the run in a folder that a local bound adds to those of the global one; None where it was not asked.
+
+    Raises ValueError where the table is damaged.
+    """
+    path = where / LOCAL
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [int(row["index"]) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # the column is missing, or a row is short
+        raise ValueError(f"{path} is damaged ({error!r}): take the file anew") from error
 
 
 OTHER_METHODS = ("sites", "lmt", "bcp", "kw", "smoothing")

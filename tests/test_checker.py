@@ -690,6 +690,17 @@ def test_a_correct_run_of_sites_is_accepted(made_sites):
     assert all(a >= b for a, b in zip(box, free, strict=True)) and sum(a > b + 1e-6 for a, b in zip(box, free, strict=True)) > 2
 
 
+def test_a_run_of_sites_calls_its_data_set_so_or_so(site_case):
+    result = site_case.result()
+    result["settings"]["dataset"] = result["settings"].pop("data")
+    site_case.write_result(result)
+    holds, said = site_case.check()
+    assert holds and "12 of mnist" in said, said
+    result["settings"]["dataset"] = 3
+    site_case.write_result(result)
+    assert "settings.dataset: 3 is no text" in site_case.check()[1]
+
+
 def test_a_label_without_sites_is_no_prediction():
     model = site_proofs.Sites(np.eye(2, dtype=np.float32), np.array([0, 2]))
     x, predictions = np.zeros((2, 2)), np.array([1, 0])

@@ -4,7 +4,10 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,9 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gloro_lite
-from gloro_lite import GloroNet, networks, provenance, serialization, stored
+from gloro_lite import GloroNet, attacks, networks, provenance, serialization, stored
 from gloro_lite.cli import cards, images, main
 from gloro_lite.cli.arguments import radius
+from gloro_lite.experiments import rivals
+from gloro_lite.methods.sites import __main__ as sites_command
 from gloro_lite.train import recipes, results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +97,8 @@ def test_certify_a_folder(tmp_path, capsys, run, net, digits):
     for number, pixels in enumerate(digits[:3]):
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     Image.fromarray(digits[3].numpy()).convert("RGB").save(folder / "3.png")  # grey, in three equal channels
-    (folder / ".DS_Store").write_bytes(b"not a picture")
+    for name in (".DS_Store", "Thumbs.db", "thumbs.db", "Desktop.ini"):  # which systems leave there
+        (folder / name).write_bytes(b"not a picture")
     output = tmp_path / "out.csv"
     assert main(["certify", run, "--images", str(folder), "--output", str(output)]) == 0
     table = rows(output.read_text())
@@ -236,9 +242,14 @@ def test_a_file_name_that_cannot_be_written_into_the_table(tmp_path, digits):
 def test_a_folder_with_a_file_that_is_no_picture(tmp_path):
     with pytest.raises(ValueError, match="holds no files"):
         images.read(tmp_path, SHAPE, 10)
-    (tmp_path / "notes.txt").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a picture"):
+    (tmp_path / "desktop.ini").touch()
+    with pytest.raises(ValueError, match="holds no files"):
         images.read(tmp_path, SHAPE, 10)
+    for name in ("notes.txt", "other.db", "desktop.ini.png"):
+        (tmp_path / name).write_text("not a picture")
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} cannot be read as a picture"):
+            images.read(tmp_path, SHAPE, 10)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize(
@@ -315,6 +326,65 @@ def test_certify_the_net_as_it_is_deployed(tmp_path, capsys, run, net, digits):
     x = digits[:, None].float() / 255
     assert deployed == net.certify(x, guarantee="deployed").radius.tolist()
     assert all(a < b for a, b in zip(deployed, net.certify(x).radius.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def both_runs(run, tmp_path_factory):
+    """A net for which the local bound of the last layers is better, as a run with the global bound and as one with the local."""
+    top, record = tmp_path_factory.mktemp("both"), json.loads((Path(run) / "result.json").read_text())
+    torch.manual_seed(0)
+    net = GloroNet(networks.build("c4k4s4 | 16", SHAPE, 10, initialisation="pytorch"), SHAPE, 0.3)
+    for bound in ("global", "last_layers"):
+        (top / bound).mkdir()
+        serialization.save(net, top / bound / "model.safetensors")
+        record["settings"]["bound"] = bound
+        (top / bound / "result.json").write_text(json.dumps(record))
+    return str(top / "global"), str(top / "last_layers")
+
+
+def test_certify_by_the_bound_that_the_net_was_trained_with(tmp_path, capsys, both_runs, digits):
+    """What the local bound adds is held against attacks, and against random moves of length epsilon."""
+    run, local_run = both_runs
+    net = gloro_lite.load(run)
+    file, x = save(tmp_path / "own.npz", x=digits), digits[:, None].float() / 255
+    known = net.certify(x)
+    epsilon = 1.01 * known.radius.median().item()
+
+    def certified(*arguments):
+        assert main(["certify", *arguments, "--images", file, "--epsilon", repr(epsilon)]) == 0
+        out, err = capsys.readouterr()
+        return [(row["prediction"], row["certified"], float(row["radius"])) for row in rows(out)], err
+
+    by_global, said = certified(run)
+    assert said.endswith(", by the global bound\n")
+    assert certified(local_run, "--bound", "global") == (by_global, said)
+    by_both, said = certified(local_run)
+    assert said.endswith(", by the global bound, or else the local one of the last layers\n")
+    assert certified(run, "--bound", "last_layers") == (by_both, said)
+    added = [k for k, (before, after) in enumerate(zip(by_global, by_both, strict=True)) if before != after]
+    assert 0 < len(added) < 12
+    for k, (prediction, label, proven) in enumerate(by_both):
+        if k in added:
+            assert by_global[k][1] == "bottom" and label == prediction and epsilon < proven < 1.001 * epsilon
+        else:
+            assert (prediction, label, proven) == by_global[k]
+    truth = torch.tensor([int(by_both[k][0]) for k in added])
+    found = attacks.pgd(net.logits, x[added], truth, epsilon, steps=40, restarts=2)
+    moves = torch.randn(200, *x[added].shape, generator=torch.Generator().manual_seed(0))
+    moves *= epsilon / moves.flatten(2).norm(dim=2)[..., None, None, None]
+    for points in (found, *(x[added] + moves)):
+        assert (net.logits(points).argmax(dim=1) == truth).all()
+
+
+def test_the_local_bound_is_of_the_net_in_real_arithmetic(tmp_path, capsys, both_runs, digits):
+    run, local_run = both_runs
+    file = save(tmp_path / "own.npz", x=digits)
+    deployed = ["--images", file, "--guarantee", "deployed"]
+    for arguments in ([local_run], [run, "--bound", "last_layers"]):
+        assert main(["certify", *arguments, *deployed]) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("error: the local bound") and "add --bound global" in err
+    assert main(["certify", local_run, *deployed, "--bound", "global"]) == 0
 
 
 # --- stored nets
@@ -443,6 +513,30 @@ def test_compare_tabulates_and_plots(tmp_path, capsys):
     assert "4C3F" in capsys.readouterr().out
 
 
+def test_compare_shows_what_a_local_bound_adds(tmp_path, capsys):
+    """By a report that another command wrote: the table has images, the report shares."""
+    names = ["mnist-0.3", "mnist-0.3-local-gce/seed-1"]
+    own = tmp_path / "own"
+    shutil.copytree(stored.folder(names[1]), own)
+    (own / stored.LOCAL).unlink()  # nobody asked
+    assert main(["compare", *names, str(own)]) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    start = head.index("VRA % with the local bound")
+    assert 0 < head.index("VRA % by the global bound") < start < head.index("largest K")
+    report = json.loads((ROOT / "data" / "last_layers.json").read_text())["runs"]
+    for name, line in zip(names, lines, strict=False):
+        row = report[stored.full_name(name)]
+        assert line[start:].startswith(f"{100 * row['local']:.2f} ± ") and f"{100 * row['vra']:.2f} ± " in line[:start]
+    assert not lines[2][start : head.index("largest K")].strip()
+    assert main(["compare", str(own)]) == 0
+    out = capsys.readouterr().out
+    assert " VRA %  " in out and "bound" not in out
+    for damaged in ("images\n1\n", "index,label\none,1\n"):
+        (own / stored.LOCAL).write_text(damaged)
+        assert main(["compare", str(own)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {own / stored.LOCAL} is damaged")
+
+
 def test_compare_says_which_file_a_plot_lacks(tmp_path, capsys):
     for name in ("result.json", "model.safetensors"):
         (tmp_path / name).write_bytes((stored.folder("mnist-0.3") / name).read_bytes())
@@ -485,6 +579,28 @@ def test_a_plot_is_of_the_runs_own_tables(tmp_path, capsys, monkeypatch):
 def test_cards_and_the_table_of_the_readme_are_current():
     for path, text in cards.pages().items():
         assert path.is_file() and path.read_text(encoding="utf-8") == text, f"{path}: run `python -m gloro_lite cards`"
+
+
+@pytest.mark.parametrize(
+    "path", [p for method in cards.METHODS for p in sorted(stored.STORED.glob(f"{method}/*/README.md"))], ids=str
+)
+def test_the_command_of_a_card_asks_for_the_settings_of_its_runs(path):
+    text = path.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^`python -m ([^`]+)`, with these settings", text, re.M)
+    module, *arguments = shlex.split(command)
+    module = {"gloro_lite.methods.sites": sites_command, "gloro_lite.experiments.rivals": rivals}[module]
+    given = module.parser().parse_args(arguments)
+    asked = dataclasses.asdict(module.settings_of(given))
+    for run in sorted(path.parent.glob("seed-*/result.json")):
+        record = json.loads(run.read_text())
+        assert given.epochs == record["epochs"]
+        settings = {
+            field: math.inf if value is None else value for field, value in stored.renamed_of_sites(record["settings"]).items()
+        }
+        differing = {field for field in asked if asked[field] != settings[field]}
+        assert asked.keys() == settings.keys() and (record["seed"] != given.seed or not differing)
+        for field in differing:
+            assert f" `{field}` ({settings[field]} for seed {record['seed']})" in text
 
 
 def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):

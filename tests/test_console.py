@@ -122,7 +122,7 @@ BAD = {
     "experiments.recertify": ["nothing"],
     "experiments.rivals": ["lmt", "nothing"],
     "experiments.tightness": ["nothing"],
-    "methods.sites.__main__": ["--output", "{folder}/new", "--root", "{file}/x"],
+    "methods.sites.__main__": ["--output", "{folder}/new", "--data", "{file}/x"],
 }
 
 

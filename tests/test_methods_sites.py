@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gloro_lite import stored
 from gloro_lite.datasets import points
 from gloro_lite.datasets.benchmarks import DataError
 from gloro_lite.files import only_one
@@ -148,6 +149,10 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
         train_sites(again, data, data, dataclasses.replace(settings, target=0.4), epochs=6, seed=5, checkpoint=file)
     with pytest.raises(ValueError, match=r"run with other schedule: give another folder"):  # its last epochs were 4 and 5
         train_sites(again, data, data, settings, epochs=7, seed=5, checkpoint=file)
+    old = torch.load(file, weights_only=True)
+    old["key"]["data"] = old["key"].pop("dataset")  # as it was called once
+    torch.save(old, file)
+    assert len(train_sites(again, data, data, settings, epochs=6, seed=5, checkpoint=file)) == 6
     for damaged in (b"", b"junk", file.read_bytes()[:500]):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"is no checkpoint, or damaged .*: delete it to train from the start"):
@@ -156,7 +161,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
 
 def test_sites_that_were_not_validated_are_those_of_the_last_epoch(tmp_path):
     train, _, test = load_data("digits")
-    settings = Settings(data="digits", epsilon=0.5, target=0.6, per_class=2, batch_size=500, warp=0.0)
+    settings = Settings(dataset="digits", epsilon=0.5, target=0.6, per_class=2, batch_size=500, warp=0.0)
     sites = initial_sites(train.images(), train.y, settings.per_class)
     before = Sites(sites.sites, sites.labels)
     history = train_sites(sites, train, None, settings, epochs=2)
@@ -167,7 +172,7 @@ def test_sites_that_were_not_validated_are_those_of_the_last_epoch(tmp_path):
 
 def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
     folder = tmp_path / "digits" / "seed-1"
-    flags = ["--data=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
+    flags = ["--dataset=digits", "--epsilon=0.5", "--target=0.6", "--per-class=5", "--rate=5", "--batch-size=100", "--seed=1"]
     flags.append("--output")
     for wrong in ("-1", "0", "nan"):
         with pytest.raises(SystemExit):
@@ -203,7 +208,7 @@ def test_the_command_leaves_what_its_figures_follow_from(tmp_path, capsys):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
     with only_one(tmp_path, "training"):
-        assert main(["--data=digits", "--output", str(tmp_path)]) == 1
+        assert main(["--dataset=digits", "--output", str(tmp_path)]) == 1
     assert "another process is training in" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
@@ -211,7 +216,10 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
 def test_stored_runs_hold_together(path):
     """The figures follow from the certificates; the certificates, on some images, from the sites."""
     result, folder = json.loads(path.read_text()), path.parent
-    settings = Settings(**{name: value for name, value in result["settings"].items() if value is not None})
+    # Their records were written when the data set was called `data`.
+    written = stored.renamed_of_sites(result["settings"])
+    settings = Settings(**{name: value for name, value in written.items() if value is not None})
+    assert settings.dataset == result["settings"]["data"] in ("mnist", "cifar10")
     model, tables = load_sites(folder / "model.safetensors"), {}
     assert len(model.sites) == result["sites"] == settings.per_class * model.classes
     for name, form in (("certificates", "cells"), ("certificates_in_box", "cells_in_box"), ("certificates_before", "before")):
@@ -228,7 +236,7 @@ def test_stored_runs_hold_together(path):
     history = list(csv.DictReader((folder / "history.csv").open()))
     assert max(float(row["vra"]) for row in history) == result["validation_vra"] == float(history[result["chosen_epoch"]]["vra"])
     try:
-        test = load_data(settings.data, seed=result["seed"])[2]
+        test = load_data(settings.dataset, seed=result["seed"])[2]
     except (DataError, OSError):
         return
     x, few = test.images(slice(0, 60)), slice(0, 60)

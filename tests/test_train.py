@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import gloro_lite
-from gloro_lite import GloroNet, MinMax, Normalize, networks, progress, provenance, serialization
+from gloro_lite import GloroNet, MinMax, Normalize, networks, progress, provenance, serialization, stored
 from gloro_lite.datasets import benchmarks, digits
 from gloro_lite.datasets.benchmarks import INFO, Benchmark, Images, data_root
 from gloro_lite.experiments import ablations
@@ -193,15 +195,35 @@ def test_training_learns_and_certifies(tmp_path, change):
     assert result["lipschitz_upper"] >= result["lipschitz_estimate"] * (1 - 1e-6)
 
 
+def test_a_recipe_starts_from_weights_that_came_with_a_wheel(tmp_path, monkeypatch):
+    packaged = tmp_path / "weights" / "digits" / "seed-0" / "model.safetensors"
+    packaged.parent.mkdir(parents=True)
+    serialization.save(GloroNet(networks.build(RECIPE.network, (1, 8, 8), 10), (1, 8, 8), RECIPE.epsilon), packaged)
+    monkeypatch.setattr(stored, "STORED", tmp_path / "nothing")
+    monkeypatch.setattr(stored, "PACKAGED", tmp_path / "weights")
+    monkeypatch.setattr(benchmarks, "load", lambda *_: data())
+    monkeypatch.setitem(recipes.RECIPES, "digits", RECIPE)
+    second = dataclasses.replace(RECIPE, name="second", init_from="digits", learning_rate=1e-9, head_learning_rate=1e-9, epochs=1)
+    train(second, tmp_path / "run")
+    before, after = (load_file(path) for path in (packaged, tmp_path / "run" / "model.safetensors"))
+    weights = [name for name in before if name.endswith("weight")]
+    for name in weights:  # up to the norm, which the sphere holds
+        assert torch.cosine_similarity(after[name].flatten(), before[name].flatten(), dim=0) > 0.999
+    assert len(weights) == 4
+    with pytest.raises(ValueError, match=r"which are not in .*nothing.digits.seed-1: run that first"):
+        train(second, tmp_path / "other", seed=1)
+
+
 @pytest.mark.slow
 def test_a_recipe_can_start_from_the_weights_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "STORED", tmp_path)
+    for module in (results, stored):
+        monkeypatch.setattr(module, "STORED", tmp_path)
     monkeypatch.setattr(benchmarks, "load", lambda *_: data())
     monkeypatch.setitem(recipes.RECIPES, "digits", RECIPE)
     second = dataclasses.replace(RECIPE, name="second", init_from="digits", learning_rate=1e-6, head_learning_rate=1e-6, epochs=1)
     with pytest.raises(ValueError, match=r"no recipe 'digit'; there are: "):
         train(dataclasses.replace(second, init_from="digit"))
-    with pytest.raises(ValueError, match=r"starts from the weights of digits, which are not at .*--recipe digits --seed 1"):
+    with pytest.raises(ValueError, match=r"starts from the weights of digits, which are not in .*--recipe digits --seed 1"):
         train(second, seed=1)
     first = train(RECIPE, seed=1)
     result = train(second, seed=1)
@@ -700,6 +722,14 @@ def test_recipes():
         dataclasses.replace(RECIPE, epochs=0)
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_line_of_a_recipe_needs_no_other_line(name):
+    line = recipes.summary(name)
+    assert not any(words in line for words in ("the same with", "the same at", "the same for", "likewise", "that row", "as that"))
+    named = re.findall(r"(?:mnist|cifar10|tiny-imagenet)[-.\w]*\b", line)
+    assert name not in named and recipes.RECIPES.keys() >= set(named)
+
+
 def test_help_says_what_each_field_means(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -708,6 +738,7 @@ def test_help_says_what_each_field_means(capsys):
         assert f"--{field.name.replace('_', '-')} " in text
     assert "Images a step, over all processes together." in text and "{cosine,exponential}" in text
     assert all(f" {name} {recipes.summary(name)}" in text for name in recipes.RECIPES)
+    assert "One of mnist, cifar10, tiny-imagenet." in text and "One of 2C2F, 4C3F, 6C2F, 8C2F, 8C2F-half, or" in text
     assert "settings of the recipe: loss" in text and "exit codes: 0 the run is finished" in text
     with pytest.raises(SystemExit):
         main(["--recipe", "mnist-0.3", "--loss", "hinge"])

@@ -143,8 +143,9 @@ def check_sites(folder: Path, result: dict, contents: dict[str, bytes], options:
     say, settings = report.say, result["settings"]
     report.compare("result.json, recipe", result.get("recipe"), f"sites/{folder.parent.name}")
     _check_seed_and_epsilon(folder, result, report)
-    images, labels = reading.test_split(_text(settings, "data"), options.images)
-    say(f"images        {len(images)} of {settings['data']}, {' x '.join(map(str, images.shape[1:]))}")
+    dataset = _text(settings, "data" if "data" in settings else "dataset")  # as it was called first, and is called now
+    images, labels = reading.test_split(dataset, options.images)
+    say(f"images        {len(images)} of {dataset}, {' x '.join(map(str, images.shape[1:]))}")
     tensors = reading.safetensors(contents["model.safetensors"], "model.safetensors", {"labels": "I64"})
     report.compare("result.json, weights_sha256", result.get("weights_sha256"), reading.sha256(contents["model.safetensors"]))
     report.compare("result.json, data_sha256", result.get("data_sha256"), reading.data_sha256(images, labels))

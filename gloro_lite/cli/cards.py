@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,9 @@ def method_runs(results: Path) -> dict[str, list[Record]]:
     """What each stored run of another method says, by `<method>/<row>` and in the order of the seeds."""
     runs: dict[str, list[Record]] = {}
     for path in sorted(path for method in METHODS for path in results.glob(f"{method}/*/seed-*/result.json")):
-        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(read_json(path))
+        record = read_json(path)
+        record["settings"] = stored.renamed_of_sites(record["settings"])
+        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(record)
     return _in_order(runs)
 
 
@@ -255,13 +259,13 @@ def method_card(name: str, records: list[Record]) -> str:
     if method == "sites":
         by = "the cells of the sites, in real arithmetic with exactly these sites"
         radii = [record | record["forms"]["cells"] for record in records]
-        command = f"python -m gloro_lite.methods.sites --data {dataset} --output FOLDER"
     else:
         by = "the method's own bound, in real arithmetic with exactly these weights"
         if method == "smoothing":
             alpha = first["guarantee"].removeprefix("1 - ")
             by = f"a vote over noise, and each certificate may be wrong with a probability of {alpha}"
-        radii, command = records, f"python -m gloro_lite.experiments.rivals {method} {row}"
+        radii = records
+    made = f"PyTorch {first['versions']['torch']}, {first['epochs']} epochs on {first['device']}"
     return f"""\
 # Model card: {name}
 
@@ -289,7 +293,7 @@ Each seed's folder holds what was trained (`model.safetensors`, which runs no co
 
 ## Training
 
-`{command}`, with these settings; PyTorch {first["versions"]["torch"]}, {first["epochs"]} epochs on {first["device"]}.
+`{_command(name, first)}`, with these settings{_unlike(records)}; {made}.
 
 {_settings(settings)}
 
@@ -299,6 +303,40 @@ Each seed's folder holds what was trained (`model.safetensors`, which runs no co
 
 MIT licence, as the rest of the project.
 """
+
+
+def _command(name: str, first: Record) -> str:
+    """The command that trains such a run of another method, with an option for each setting that is not the command's default."""
+    from gloro_lite.experiments import rivals
+    from gloro_lite.methods.sites import __main__ as sites
+    from gloro_lite.train.recipes import find
+
+    method, _, row = name.partition("/")
+    settings = first["settings"] | {"epochs": first["epochs"]}
+    if method == "sites":
+        command, end = "python -m gloro_lite.methods.sites", " --output FOLDER"
+        usual = dataclasses.asdict(sites.Settings()) | {"cap": None, "epochs": sites.parser().get_default("epochs")}
+    else:
+        command, end = f"python -m gloro_lite.experiments.rivals {method} {row}", ""
+        usual = {"network": find(row).network} | {field: rivals.parser().get_default(field) for field in rivals.OPTIONS}
+    for field, default in usual.items():
+        if settings[field] != default:
+            command += f" --{field.replace('_', '-')}" + (
+                "" if settings[field] is True else f" {shlex.quote(str(settings[field]))}"
+            )
+    return command + end
+
+
+def _unlike(records: list[Record]) -> str:
+    """Where runs beyond the first have other settings than that, which they are."""
+    first = records[0]["settings"]
+    found = [
+        f"`{field}` ({_value(record['settings'][field])} for seed {record['seed']})"
+        for record in records[1:]
+        for field in first
+        if record["settings"][field] != first[field]
+    ]
+    return f", but for {' and '.join(found)}" if found else ""
 
 
 def _radii(records: list[Record]) -> str:

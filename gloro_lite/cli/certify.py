@@ -10,8 +10,12 @@ from gloro_lite.certificate import BOTTOM, GUARANTEES, joined
 from gloro_lite.cli import arguments, images
 from gloro_lite.console import check_folder_of
 from gloro_lite.files import expanded, table, write_atomically
+from gloro_lite.methods import last_layers
 
 _BATCH = 500
+
+BOUNDS = {"global": "the global bound", "last_layers": "the global bound, or else the local one of the last layers"}
+"""What images can be certified by, and how the summary says it."""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +46,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="of whose prediction: the network's in real arithmetic (exact, the default), or also as PyTorch runs it on a CPU in "
         "float32, rounding errors at every point of the ball counted (deployed)",
     )
+    p.add_argument(
+        "--bound",
+        choices=BOUNDS,
+        help="global, or last_layers for a local bound of the last layers where the global one leaves an image at bottom: what "
+        "it certifies has a radius just above epsilon (default: the one that the net was trained with)",
+    )
     p.add_argument("--output", metavar="FILE.csv", help="where to write (default: to the terminal)")
     p.set_defaults(run=run)
 
@@ -53,10 +63,19 @@ def run(options: argparse.Namespace) -> int:
         if output.suffix.lower() != ".csv":  # the images, say, which would be replaced
             raise ValueError(f"--output must end in .csv, not in {output.suffix or 'nothing'}: {output}")
         check_folder_of(output)
+    bound = options.bound or stored.record(options.net)["settings"]["bound"]
+    if bound == "last_layers" and options.guarantee != "exact":
+        raise ValueError(
+            f"the local bound of the last layers certifies nothing for --guarantee {options.guarantee}: add --bound global, or "
+            f"leave --guarantee out"
+        )
     net = stored.load(options.net)
     epsilon = net.epsilon if options.epsilon is None else options.epsilon
     own = images.read(options.images, net.input_shape, net.classes)
-    parts = [net.certify(images.unit(x), epsilon, guarantee=options.guarantee) for x in own.x.split(_BATCH)]
+    if bound == "last_layers":
+        parts = [last_layers.certify(net, images.unit(x), epsilon) for x in own.x.split(_BATCH)]
+    else:
+        parts = [net.certify(images.unit(x), epsilon, guarantee=options.guarantee) for x in own.x.split(_BATCH)]
     label, radii, prediction, _ = joined(parts)
 
     columns: dict[str, list[object]] = {"file" if expanded(options.images).is_dir() else "index": list(own.names)}
@@ -73,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
     certified = int((label != BOTTOM).sum())
     summary = f"{certified} of {len(label)} images certified at epsilon {epsilon:.6g}, {len(label) - certified} given bottom"
+    summary += f", by {BOUNDS[bound]}"
     if own.y is not None:
         right = (prediction == own.y).double().mean().item()
         summary += f"; {right:.2%} classified correctly, {(label == own.y).double().mean().item():.2%} certified and correct"

@@ -34,8 +34,9 @@ def read(path: str | Path, shape: Shape, classes: int) -> OwnImages:
     """Read images for a net that takes `shape`, (channels, height, width).
 
     Args:
-        path: a folder, of which each file that is not hidden must be a picture of 8 bits a channel; or a .npz file with the
-            images as `x` (or as its only array) and, if they are known, the labels as `y`; or a .npy file with the images.
+        path: a folder, of which each file must be a picture of 8 bits a channel, but for hidden ones, Thumbs.db and desktop.ini;
+            or a .npz file with the images as `x` (or as its only array) and, if they are known, the labels as `y`; or a .npy file
+            with the images.
         classes: labels must be less.
 
     Raises FileNotFoundError where there is nothing, and ValueError, which names file and reason, for what cannot be taken.
@@ -66,10 +67,15 @@ def _words(shape: Shape) -> str:
 
 
 def _folder(folder: Path, shape: Shape) -> OwnImages:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not _is_the_systems(file.name))
     if not files:
         raise ValueError(f"{folder} holds no files: --images wants the folder in which the pictures themselves lie")
     return OwnImages([_name(file) for file in files], torch.stack([_picture(file, shape) for file in files]), None)
+
+
+def _is_the_systems(name: str) -> bool:
+    """Whether a file is hidden, .DS_Store say, or one that Windows leaves in folders, where upper case is lower case."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def _name(file: Path) -> str:

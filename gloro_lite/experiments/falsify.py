@@ -28,7 +28,6 @@ from gloro_lite import files, stored
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
-from gloro_lite.experiments.last_layers import added
 from gloro_lite.experiments.searches import Target
 from gloro_lite.files import home, read_json
 from gloro_lite.methods import last_layers
@@ -153,12 +152,12 @@ def targets(name: str, root: str | None) -> dict[str, tuple[Target, Tensor]]:
     folder = stored.STORED / name
     result = read_json(folder / "result.json")
     if name.startswith("sites/"):
-        test = load_data(result["settings"]["data"], root, result["seed"])[2]
+        test = load_data(stored.renamed_of_sites(result["settings"])["dataset"], root, result["seed"])[2]
         kinds = {"cells": None, "in the box": (0.0, 1.0)}
         return {k: (of_sites(folder / "model.safetensors", result["epsilon"], box), test.images()) for k, box in kinds.items()}
     x, net = benchmarks.load(result["settings"]["dataset"], root).test.x, stored.load(name)
     found = {"": (of_net(net), x.float() / 255)}
-    if rows := added(folder):
+    if rows := stored.added_locally(folder):
         found["last layers"] = of_last_layers(net), x[rows].float() / 255
     return found
 

@@ -9,7 +9,6 @@ has not, so that anyone can verify them: `data/checker` does.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -21,18 +20,9 @@ from gloro_lite.experiments.each_run import tabulate
 from gloro_lite.files import home, table, write_atomically
 from gloro_lite.methods import last_layers
 from gloro_lite.net import GloroNet
-from gloro_lite.train import results
+from gloro_lite.stored import LOCAL
 
 OUTPUT = home() / "last_layers.json"
-
-
-def added(folder: Path) -> list[int]:
-    """The test images of a run that the local bound adds, by `local_certificates.csv`; none where that was not asked."""
-    path = folder / results.LOCAL
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [int(row["index"]) for row in csv.DictReader(file)]
 
 
 def gain(net: GloroNet, test: Images, folder: Path) -> dict[str, float]:
@@ -52,7 +42,7 @@ def gain(net: GloroNet, test: Images, folder: Path) -> dict[str, float]:
     end = time.process_time()
     more = ((local.label == y) & (known.label != y)).nonzero()[:, 0]
     rows = zip(more.tolist(), y[more].tolist(), strict=True)
-    write_atomically(folder / results.LOCAL, table(("index", "label"), rows))
+    write_atomically(folder / LOCAL, table(("index", "label"), rows))
     return {
         "images": len(x),
         "epsilon": net.epsilon,

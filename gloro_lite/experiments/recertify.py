@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for run, net, test in named(parser, arguments):
         folder, before = stored.folder(run), stored.record(run)
-        local = (folder / results.LOCAL).is_file()
+        local = (folder / stored.LOCAL).is_file()
         after = results.recertify(folder, net, test)
         print(f"{run}: verified {before['test_vra']:.4f} before, {after['test_vra']:.4f} now", flush=True)
         if local:

@@ -195,41 +195,7 @@ def _first(images: Images, count: int) -> Images:
     return images if not count else Images(images.x[:count], images.y[:count])
 
 
-@reports_errors
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.rivals", description=__doc__.partition("\n")[0])
-    parser.add_argument("method", choices=METHODS)
-    parser.add_argument("row", help="the recipe whose data, network and epsilons are taken: mnist-0.3 say")
-    parser.add_argument("--network", help="another network, in the notation of the recipes")
-    for field, meaning in _OPTIONS.items():
-        default = Settings.__dataclass_fields__[field].default
-        parser.add_argument(
-            "--" + field.replace("_", "-"), type=type(default), default=default, help=f"{meaning} (default: {default})"
-        )
-    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of weights, batches and noise (default: 0)")
-    parser.add_argument("--output", type=place, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
-    add_data(parser)
-    given = parser.parse_args(arguments)
-    recipe = find(given.row)
-    settings = Settings(
-        method=given.method,
-        row=given.row,
-        network=given.network or recipe.network,
-        epsilon=recipe.epsilon,
-        train_epsilon=recipe.train_epsilon,
-        **{field: getattr(given, field) for field in _OPTIONS},
-    )
-    log_to_stdout()
-    folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
-    with only_one(folder, "training"):
-        check_free(folder)
-        result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
-    print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
-    return 0
-
-
-_OPTIONS = {
+OPTIONS = {
     "epochs": "passes over the training images",
     "learning_rate": "peak learning rate of Adam",
     "batch_size": "images a step",
@@ -238,6 +204,52 @@ _OPTIONS = {
     "train_images": "train on the first so many; 0 for all",
     "test_images": "certify the first so many; 0 for all",
 }
+"""Settings that are options of the command, with what they mean."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.experiments.rivals", description=__doc__.partition("\n")[0])
+    p.add_argument("method", choices=METHODS)
+    p.add_argument("row", help="the recipe whose data, network and epsilons are taken: mnist-0.3 say")
+    p.add_argument("--network", help="another network, in the notation of the recipes")
+    for field, meaning in OPTIONS.items():
+        default = Settings.__dataclass_fields__[field].default
+        p.add_argument(
+            "--" + field.replace("_", "-"), type=type(default), default=default, help=f"{meaning} (default: {default})"
+        )
+    p.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of weights, batches and noise (default: 0)")
+    p.add_argument("--output", type=place, metavar="DIR", help="default: <method>/<row>/seed-<n> among the stored results")
+    add_data(p)
+    return p
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """The settings that the options ask for. Raises ValueError where there are none such."""
+    recipe = find(given.row)
+    return Settings(
+        method=given.method,
+        row=given.row,
+        network=given.network or recipe.network,
+        epsilon=recipe.epsilon,
+        train_epsilon=recipe.train_epsilon,
+        **{field: getattr(given, field) for field in OPTIONS},
+    )
+
+
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error."""
+    given = parser().parse_args(arguments)
+    settings, recipe = settings_of(given), find(given.row)
+    log_to_stdout()
+    folder = given.output or results.STORED / given.method / given.row / f"seed-{given.seed}"
+    with only_one(folder, "training"):
+        check_free(folder)
+        result = run(settings, recipe, benchmarks.load(recipe.dataset, given.data), folder, seed=given.seed)
+    print(f"{result['recipe']}: accuracy {result['test_accuracy']:.4f}, VRA {result['test_vra']:.4f}; in {folder}")
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gloro_lite import losses
+from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.fit import growing_epsilon, warmup_then_cosine
-from gloro_lite.networks import ACTIVATIONS, INITIALISATIONS
+from gloro_lite.networks import ACTIVATIONS, INITIALISATIONS, NETWORKS
 from gloro_lite.train.augment import AUGMENTATIONS
 
 OPTIMIZERS = ("muon", "adam")
@@ -49,9 +50,10 @@ class Recipe:
     """
 
     name: str
-    dataset: str = _setting(_TASK, "A name that gloro_lite.datasets.benchmarks.load knows.")
+    dataset: str = _setting(_TASK, f"One of {', '.join(INFO)}.")
     network: str = _setting(
-        _NETWORK, "One of 2C2F, 4C3F, 6C2F, 8C2F, or their notation: 'c16k4s2 c32k4s2 | 100'; p2 before it halves the resolution."
+        _NETWORK,
+        f"One of {', '.join(NETWORKS)}, or their notation: 'c16k4s2 c32k4s2 | 100'; p2 before it halves the resolution.",
     )
     epsilon: float = _setting(_TASK, "What certified accuracy is reported at.")
     train_epsilon: float = _setting(_TASK, "What training ends with: epsilon or a little more.")
@@ -424,7 +426,7 @@ RECIPES = {recipe.name: recipe for recipe in [*(each for ours in _OURS for each 
 
 _SUMMARIES = {
     "mnist-0.3": "our own for MNIST at 0.3, 2C2F",
-    "mnist-0.3-unaugmented": "the same without augmentation",
+    "mnist-0.3-unaugmented": "as mnist-0.3, without augmentation",
     "mnist-1.58": "our own for MNIST at 1.58, 4C3F; goes on from mnist-1.58-first",
     "mnist-1.58-first": "what mnist-1.58 and mnist-1.58-vra start from",
     "mnist-1.58-vra": "as mnist-1.58, for verified-robust accuracy alone",
@@ -433,27 +435,27 @@ _SUMMARIES = {
     "cifar10-second": "what cifar10-third starts from, by the same loss as cifar10-first",
     "cifar10-third": "what cifar10 starts from, by the loss of mnist-1.58",
     "cifar10-local": "goes on from cifar10 with the local bound of the last layers in its loss",
-    "mnist-0.3-local": "goes on from mnist-0.3 likewise",
+    "mnist-0.3-local": "goes on from mnist-0.3 with the local bound of the last layers in its loss",
     "mnist-0.3-local-gce": "goes on from mnist-0.3-local, by the loss of mnist-1.58",
-    "cifar10-fifth": "goes on from cifar10 as that did before, and gains nothing more",
+    "cifar10-fifth": "goes on from cifar10 for more epochs of its settings, and gains nothing more",
     "tiny-imagenet": "our own for Tiny-ImageNet at 36/255, 8C2F",
-    "tiny-imagenet-half": "the same at half the resolution, for a few hours",
+    "tiny-imagenet-half": "our own for Tiny-ImageNet at half the resolution, for a few hours",
 }
 _SUFFIXES = {
-    "-paper": "that row by the official scripts' settings",
-    "-paper-short": "the same for fewer epochs",
-    "-relu": "the same with ReLU, as the scripts have it",
-    "-ce": "the same with cross-entropy in place of TRADES",
-    "-standard": "a standard net for that row, to compare with",
-    "-standard-short": "the same for fewer epochs",
+    "-paper": "the data and network of {name} by the official scripts' settings",
+    "-relu": "as {name}, with ReLU, as the scripts have it",
+    "-ce": "as {name}, with cross-entropy in place of TRADES",
+    "-standard": "a standard net to compare {name} with",
+    "-short": "as {name}, for fewer epochs",
 }
+"""What is said of names with an ending, where `name` is what stands before it."""
 
 
 def summary(name: str) -> str:
     """What a recipe of `RECIPES` is for, in a line."""
     if name in _SUMMARIES:
         return _SUMMARIES[name]
-    return next(text for suffix, text in _SUFFIXES.items() if name.endswith(suffix))
+    return next(text.format(name=name.removesuffix(suffix)) for suffix, text in _SUFFIXES.items() if name.endswith(suffix))
 
 
 def find(name: str) -> Recipe:

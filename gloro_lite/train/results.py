@@ -16,12 +16,9 @@ from gloro_lite.evaluate import certify, figures
 from gloro_lite.files import table, write_atomically, write_json
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import data_digest, device_name, versions, weights_digest
-from gloro_lite.stored import FORMAT, STORED, migrated
+from gloro_lite.stored import FORMAT, LOCAL, STORED, migrated
 from gloro_lite.train import distributed
 from gloro_lite.train.trainer import FinishedRun
-
-LOCAL = "local_certificates.csv"
-"""The table in a run's folder of images that only a local bound certifies, see `gloro_lite.experiments.last_layers`."""
 
 
 def read(path: Path) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from gloro_lite import stored
 from gloro_lite.datasets import benchmarks
 from gloro_lite.files import only_one, parts
 from gloro_lite.provenance import device_name
@@ -122,14 +123,15 @@ def _alone(folder: Path) -> Iterator[None]:
 def _initial_weights(recipe: Recipe, seed: int) -> Path | None:
     if not recipe.init_from:
         return None
-    path = results.run_folder(recipe.init_from, seed) / "model.safetensors"
-    if not path.exists():
+    name = f"{recipe.init_from}/seed-{seed}"
+    where = stored.stored_folder(name)  # of a wheel too, which carries the weights of a small net
+    if where is None:
         find(recipe.init_from)  # or there is nothing to run
         raise ValueError(
-            f"recipe {recipe.name} starts from the weights of {recipe.init_from}, which are not at {path}: "
+            f"recipe {recipe.name} starts from the weights of {recipe.init_from}, which are not in {stored.STORED / name}: "
             f"run that first, python -m gloro_lite.train --recipe {recipe.init_from} --seed {seed}"
         )
-    return path
+    return where / "model.safetensors"
 
 
 def _check_extra() -> None:

@@ -4,7 +4,7 @@ The classifier is `gloro_lite.voronoi.SiteClassifier`: the label of the nearest 
 sites. Here the sites are parameters. That nearest prototypes can be trained on their own certificate is due to Voracek and Hein,
 "Provably Adversarially Robust Nearest Prototype Classifiers", ICML 2022.
 
-    python -m gloro_lite.methods.sites --data mnist --epsilon 1.58 --output DIR
+    python -m gloro_lite.methods.sites --dataset mnist --epsilon 1.58 --output DIR
 
 trains, chooses the epoch on the validation split, certifies the test set once and writes the results. An interrupted run goes on
 where it was. Training needs torch alone; the command needs what `gloro_lite.datasets` needs, and safetensors.

@@ -9,7 +9,7 @@ import math
 import sys
 from pathlib import Path
 
-from gloro_lite.console import STOPPED, at_least, place, reports_errors, seconds
+from gloro_lite.console import STOPPED, add_data, at_least, place, reports_errors, seconds
 from gloro_lite.files import check_free, only_one
 from gloro_lite.methods import sites as package
 from gloro_lite.methods.sites.model import Sites, initial_sites
@@ -17,24 +17,21 @@ from gloro_lite.methods.sites.results import write
 from gloro_lite.methods.sites.training import Settings, check_settings, load_data, train_sites
 
 
-@reports_errors
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command, see the package; returns its exit code: 0, `STOPPED`, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=package.__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=place, required=True, metavar="DIR", help="folder of this run")
-    parser.add_argument(
-        "--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)"
-    )
-    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
-    parser.add_argument("--root", help="of the images (default: $GLORO_DATA, else data/root)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options; each field of `Settings` has one."""
+    p = argparse.ArgumentParser(prog="python -m gloro_lite.methods.sites", description=package.__doc__.partition("\n")[0])
+    p.add_argument("--output", type=place, required=True, metavar="DIR", help="folder of this run")
+    p.add_argument("--epochs", type=at_least(1), metavar="N", default=60, help="in all; a run can be prolonged (default: 60)")
+    p.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of sites, batches and warps (default: 0)")
+    add_data(p)
+    p.add_argument(
         "--max-seconds",
         type=seconds,
         default=math.inf,
         metavar="S",
         help=f"start no epoch after that long: exit code {STOPPED}, and the same command goes on",
     )
-    parser.add_argument(
+    p.add_argument(
         "--no-test",
         action="store_true",
         help="leave the test set alone, to choose settings by what each epoch prints of the validation split; the same command "
@@ -45,17 +42,27 @@ def main(arguments: list[str] | None = None) -> int:
         flag = "--" + field.name.replace("_", "-")
         meaning = field.metadata["meaning"]
         if field.type == "bool":
-            parser.add_argument(flag, action="store_true", help=meaning)
+            p.add_argument(flag, action="store_true", help=meaning)
         else:
             help = f"{meaning} (default: {field.default})"
-            parser.add_argument(flag, type=kinds[field.type], default=field.default, metavar=field.type.upper(), help=help)
-    given = vars(parser.parse_args(arguments))
-    folder, epochs, seed, root, max_seconds = (given.pop(name) for name in ("output", "epochs", "seed", "root", "max_seconds"))
-    tested = not given.pop("no_test")
-    settings = Settings(**given)
+            p.add_argument(flag, type=kinds[field.type], default=field.default, metavar=field.type.upper(), help=help)
+    return p
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """The settings that the options ask for. Raises ValueError for such as cannot be run."""
+    settings = Settings(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Settings)})
     check_settings(settings)
-    with only_one(folder, "training"):
-        return _run(folder, settings, epochs, seed, root, max_seconds, tested)
+    return settings
+
+
+@reports_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, see the package; returns its exit code: 0, `STOPPED`, or 1 after an error."""
+    given = parser().parse_args(arguments)
+    settings = settings_of(given)
+    with only_one(given.output, "training"):
+        return _run(given.output, settings, given.epochs, given.seed, given.data, given.max_seconds, not given.no_test)
 
 
 def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: Path | None, max_seconds: float, tested: bool) -> int:
@@ -63,7 +70,7 @@ def _run(folder: Path, settings: Settings, epochs: int, seed: int, root: Path | 
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists() or (folder / "result.json").exists():
         check_free(folder)
-    train, validation, test = load_data(settings.data, root, seed)
+    train, validation, test = load_data(settings.dataset, root, seed)
     sites = initial_sites(train.images(), train.y, settings.per_class, settings.initial, seed)
     before = Sites(sites.sites, sites.labels)
     history = train_sites(

@@ -18,6 +18,7 @@ from gloro_lite.certificate import check_epsilon
 from gloro_lite.files import replacing
 from gloro_lite.lipschitz.checks import is_count
 from gloro_lite.methods.sites.model import Sites, hinge, smooth
+from gloro_lite.stored import renamed_of_sites
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -28,7 +29,7 @@ def _setting(default: Any, meaning: str) -> Any:
 class Settings:
     """The settings of a run. What each field means is in its metadata, and in `python -m gloro_lite.methods.sites --help`."""
 
-    data: str = _setting("mnist", "mnist, cifar10, or digits (8 x 8, with scikit-learn)")
+    dataset: str = _setting("mnist", "mnist, cifar10, or digits (8 x 8, with scikit-learn)")
     epsilon: float = _setting(1.58, "l2 radius of the reported VRA, in pixel units of images in [0, 1]")
     per_class: int = _setting(400, "sites for each class")
     initial: str = _setting("kmeans", "what sites start from, kmeans or images")
@@ -61,7 +62,7 @@ class Data(NamedTuple):
         return x if x.is_floating_point() else x.float() / 255
 
 
-def load_data(name: str, root: str | None = None, seed: int = 0) -> tuple[Data, Data, Data]:
+def load_data(name: str, root: str | Path | None = None, seed: int = 0) -> tuple[Data, Data, Data]:
     """Training, validation and test split of mnist, cifar10, or digits (whose splits depend on the seed)."""
     if name == "digits":
         from gloro_lite.datasets import digits
@@ -212,7 +213,8 @@ def _read_checkpoint(path: Path, key: dict, schedule: list[float]) -> dict:
     """What `train_sites` left after an epoch. Raises ValueError where it is damaged, or of a run with another key or schedule."""
     try:
         state = torch.load(path, weights_only=True)
-        different = [name for name in key if state["key"].get(name) != key[name]]
+        written = renamed_of_sites(state["key"])
+        different = [name for name in key if written.get(name) != key[name]]
         if [row["rate"] for row in state["history"]] != schedule[: len(state["history"])]:
             different.append("schedule")
     except Exception as error:  # damage shows as any of zipfile's, pickle's and torch's errors

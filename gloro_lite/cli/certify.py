@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--bound",
         choices=BOUNDS,
         help="global, or last_layers for a local bound of the last layers where the global one leaves an image at bottom: what "
-        "it certifies has a radius just above epsilon (default: the one that the net was trained with)",
+        "it certifies has a radius just above epsilon (default: the one that the net was trained with, and global for deployed)",
     )
     p.add_argument("--output", metavar="FILE.csv", help="where to write (default: to the terminal)")
     p.set_defaults(run=run)
@@ -63,12 +63,13 @@ def run(options: argparse.Namespace) -> int:
         if output.suffix.lower() != ".csv":  # the images, say, which would be replaced
             raise ValueError(f"--output must end in .csv, not in {output.suffix or 'nothing'}: {output}")
         check_folder_of(output)
-    bound = options.bound or stored.record(options.net)["settings"]["bound"]
-    if bound == "last_layers" and options.guarantee != "exact":
+    if options.bound == "last_layers" and options.guarantee != "exact":
         raise ValueError(
             f"the local bound of the last layers certifies nothing for --guarantee {options.guarantee}: add --bound global, or "
             f"leave --guarantee out"
         )
+    own_bound = stored.record(options.net)["settings"]["bound"] if options.guarantee == "exact" else "global"
+    bound = options.bound or own_bound
     net = stored.load(options.net)
     epsilon = net.epsilon if options.epsilon is None else options.epsilon
     own = images.read(options.images, net.input_shape, net.classes)

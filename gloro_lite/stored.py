@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from gloro_lite import networks, serialization
 from gloro_lite.certificate import check_epsilon
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import expanded, home
+from gloro_lite.lipschitz.errors import said
 from gloro_lite.net import GloroNet
 from gloro_lite.provenance import weights_digest
 
@@ -159,13 +160,16 @@ def added_locally(where: Path) -> list[int] | None:
     Raises ValueError where the table is damaged.
     """
     path = where / LOCAL
-    if not path.is_file():
-        return None
+    return [index for (index,) in columns(path, {"index": int})] if path.is_file() else None
+
+
+def columns(path: Path, kinds: dict[str, Callable[[str], Any]]) -> list[Any]:
+    """Some columns of a table in a run's folder, a tuple a row. Raises ValueError, which names the file, where it is damaged."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [int(row["index"]) for row in csv.DictReader(file)]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:  # the column is missing, or a row is short
-        raise ValueError(f"{path} is damaged ({error!r}): take the file anew") from error
+            return [tuple(kind(row[name]) for name, kind in kinds.items()) for row in csv.DictReader(file)]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # a column is missing, or a row is short
+        raise ValueError(f"{path} is damaged ({said(error)}): take the file anew") from error
 
 
 OTHER_METHODS = ("sites", "lmt", "bcp", "kw", "smoothing")

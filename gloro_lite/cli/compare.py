@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from gloro_lite import extras, stored
 from gloro_lite.console import check_folder_of
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import expanded
-from gloro_lite.lipschitz.errors import said
 
 Record = dict[str, Any]
 
@@ -171,16 +169,12 @@ def _history(run: str, record: Record) -> list[tuple[int, float]]:
     return rows
 
 
-def _read(run: str, name: str, columns: dict[str, Callable[[str], Any]]) -> list[Any]:
-    """Some columns of a table in a run's folder, a tuple a row. Raises ValueError, which names the file."""
+def _read(run: str, name: str, kinds: dict[str, Callable[[str], Any]]) -> list[Any]:
+    """`stored.columns` of a table that `--plot` needs. Raises ValueError, which names the file."""
     path = stored.folder(run) / name
     if not path.is_file():
         raise ValueError(f"{path} is not there, and --plot needs it: take the run's folder from a checkout of the project")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [tuple(read(row[column]) for column, read in columns.items()) for row in csv.DictReader(file)]
-        if not rows:
-            raise ValueError("it has no rows")
-    except (ValueError, KeyError, TypeError, csv.Error) as error:  # a column is missing, or a row is short
-        raise ValueError(f"{path} is damaged ({said(error)}): take the file anew") from error
+    rows = stored.columns(path, kinds)
+    if not rows:
+        raise ValueError(f"{path} is damaged (it has no rows): take the file anew")
     return rows

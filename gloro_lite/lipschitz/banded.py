@@ -79,6 +79,7 @@ class BandedGram:
         self.cost, (self.count, block, reach, self._of_outputs) = min((_cost(*each[:3]), each) for each in candidates)
         self.reach = min(reach, self.count - 1)
         self.size, self.band = self.count * block, (self.reach + 1) * block
+        self._width = across.outputs if self._of_outputs else across.inputs
         self._blocks: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
     @cached_property
@@ -98,10 +99,9 @@ class BandedGram:
     @cached_property
     def _meetings(self) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
         """For each pair of taps across, the places of a row that meet by it."""
-        count = self._across.outputs if self._of_outputs else self._across.inputs
         places: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-        for k in range(count):
-            for j in range(max(0, k - self._across.span), min(count, k + self._across.span + 1)):
+        for k in range(self._width):
+            for j in range(max(0, k - self._across.span), min(self._width, k + self._across.span + 1)):
                 for taps in self._across.meetings(k, j, self._of_outputs):
                     first, second = places.setdefault(taps, ([], []))
                     first.append(k)
@@ -113,14 +113,13 @@ class BandedGram:
         pairs = self._along.meetings(k, j, self._of_outputs)
         if pairs not in self._blocks:
             taps, channels = self._taps, self._taps.shape[2]
-            width = self.size // self.count // channels
-            block = taps.new_zeros(channels, width, channels, width)
+            block = taps.new_zeros(channels, self._width, channels, self._width)
             # Which numbers of two rows meet depends on their places alone: small products, put where they belong, each pair of
             # places once in a list.
             for (across, other), (first, second) in self._meetings.items():
                 for along, another in pairs:
                     block[:, first, :, second] += taps[along, across] @ taps[another, other].T
-            self._blocks[pairs] = block.view(channels * width, -1)
+            self._blocks[pairs] = block.view(channels * self._width, -1)
         return self._blocks[pairs]
 
     def squares(self) -> float:

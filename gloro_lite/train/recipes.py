@@ -365,9 +365,7 @@ _PAPER = {
 }
 
 _STANDARD_EPOCHS = {"mnist-0.3": 100, "mnist-1.58": 42, "cifar10": 115, "tiny-imagenet": 58}  # the paper's
-# What two hours of one core without bfloat16 carry.
-_STANDARD_SHORT_EPOCHS = {"cifar10": 16}
-_PAPER_SHORT_EPOCHS = {"mnist-1.58": 60}
+_FEW_EPOCHS = {"cifar10-standard": 16, "mnist-1.58-paper": 60}  # what two hours of one core without bfloat16 carry
 
 
 def _epochs(recipe: Recipe) -> int:
@@ -385,7 +383,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
     plain: dict[str, Any] = {"constraint": "none", "optimizer": "adam"}
     paper = Recipe(**{"name": f"{ours.name}-paper", **row, **plain, "schedule": "exponential", **_PAPER[ours.name]})
     # Its variants, and itself where it is longer, are compared at equal epochs: as many as ours, unless those are days.
-    epochs = _PAPER_SHORT_EPOCHS.get(ours.name, _epochs(ours))
+    epochs = _FEW_EPOCHS.get(paper.name, _epochs(ours))
     short = change(paper, name=f"{paper.name}-short", epochs=epochs) if epochs < paper.epochs else paper
     standard = Recipe(
         name=f"{ours.name}-standard",
@@ -396,7 +394,7 @@ def _variants(ours: Recipe) -> list[Recipe]:
         augmentation=paper.augmentation,
         epochs=_STANDARD_EPOCHS[ours.name],
     )
-    few = _STANDARD_SHORT_EPOCHS.get(ours.name)
+    few = _FEW_EPOCHS.get(standard.name)
     return [
         ours,
         *dict.fromkeys((paper, short)),

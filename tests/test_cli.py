@@ -384,7 +384,10 @@ def test_the_local_bound_is_of_the_net_in_real_arithmetic(tmp_path, capsys, both
     out, err = capsys.readouterr()
     assert not out and err.startswith("error: the local bound") and "add --bound global" in err
     assert main(["certify", local_run, *deployed]) == 0  # unless it is asked for, the global bound is taken
-    assert "by the global bound" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    known = gloro_lite.load(local_run).certify(digits[:, None].float() / 255, guarantee="deployed")
+    assert [float(row["radius"]) for row in rows(out)] == known.radius.tolist()
+    assert "by the global bound" in err and "local" not in err
 
 
 # --- stored nets
@@ -531,6 +534,8 @@ def test_compare_shows_what_a_local_bound_adds(tmp_path, capsys):
     assert main(["compare", str(own)]) == 0
     out = capsys.readouterr().out
     assert " VRA %  " in out and "bound" not in out
+    (own / stored.LOCAL).write_text("index,label\n3,1\n7,2\n")
+    assert stored.added_locally(own) == [3, 7]
     for damaged in ("images\n1\n", "index,label\none,1\n"):
         (own / stored.LOCAL).write_text(damaged)
         assert main(["compare", str(own)]) == 1

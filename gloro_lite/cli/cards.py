@@ -7,12 +7,13 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from gloro_lite import stored
 from gloro_lite.datasets.benchmarks import INFO
-from gloro_lite.files import read_json, recorded, write_atomically
-from gloro_lite.provenance import weights_digest
+from gloro_lite.files import read_json, write_atomically
+from gloro_lite.report.methods import method_of
+from gloro_lite.report.runs import Record, Runs, mean, of_other_methods, of_recipes
+from gloro_lite.report.tables import escaped, markdown, percent
 
 DATA_SETS = {
     "mnist": (
@@ -29,23 +30,12 @@ DATA_SETS = {
     ),
 }
 
-METHODS = {
-    "bcp": "A ReLU network trained by BCP, box constraint propagation with local bounds",
-    "kw": "A ReLU network trained by KW, the convex outer polytope of Wong and Kolter",
-    "lmt": "A network trained by LMT, Lipschitz-margin training",
-    "sites": "Sites that learn: a classifier by the nearest of them, without a network",
-    "smoothing": "A network trained on images with noise, for randomized smoothing",
-}
-"""What the folders of `data/results` that hold no recipe's runs are of."""
-
 LIMITS = """\
 - The guarantee is for l2 balls in pixel space, and for the class alone: a wrong prediction can be certified too. It says nothing
   of rotations, other norms, or images that are no images of this data set, which can be certified as well.
 - It is made to study certified training, and is no part for a system on which anyone depends."""
 
 START, END = "<!-- written by `python -m gloro_lite cards` -->", "<!-- end -->"
-
-Record = dict[str, Any]
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,9 +67,9 @@ def pages(results: Path = stored.STORED) -> dict[Path, str]:
     root = results.parents[1]
     if not (root / "README.md").is_file() or not results.is_dir():
         raise FileNotFoundError("there is no data/results here: model cards are written in a checkout of the project")
-    runs = stored_runs(results)
+    runs = of_recipes(results)
     texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
-    texts |= {results / name / "README.md": method_card(name, records) for name, records in method_runs(results).items()}
+    texts |= {results / name / "README.md": method_card(name, records) for name, records in of_other_methods(results).items()}
     readme = (root / "README.md").read_text(encoding="utf-8")
     paper = read_json(root / "data" / "paper.json")["table"]
     pattern = re.escape(START) + ".*?" + re.escape(END)
@@ -88,71 +78,35 @@ def pages(results: Path = stored.STORED) -> dict[Path, str]:
     return texts
 
 
-def stored_runs(results: Path) -> dict[str, list[Record]]:
-    """What each stored run's result.json says, by recipe and in the order of the seeds.
-
-    `test_vra_local` is added where `data/last_layers.json` has the run, of these weights: VRA with the local bound of the last
-    layers.
-    """
-    local = recorded(results.parent / "last_layers.json").get("runs", {})
-    runs: dict[str, list[Record]] = {}
-    for run in stored.runs(results):
-        row = local.get(run, {})
-        more = {"test_vra_local": row["local"]} if row and row.get("weights_sha256") == weights_digest(results / run) else {}
-        runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run) | more)
-    return _in_order(runs)
-
-
-def method_runs(results: Path) -> dict[str, list[Record]]:
-    """What each stored run of another method says, by `<method>/<row>` and in the order of the seeds."""
-    runs: dict[str, list[Record]] = {}
-    for path in sorted(path for method in METHODS for path in results.glob(f"{method}/*/seed-*/result.json")):
-        record = read_json(path)
-        record["settings"] = stored.renamed_of_sites(record["settings"])
-        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(record)
-    return _in_order(runs)
-
-
-def _in_order(runs: dict[str, list[Record]]) -> dict[str, list[Record]]:
-    return {name: sorted(runs[name], key=lambda record: record["seed"]) for name in sorted(runs)}
-
-
-def results_table(paper: list[Record], runs: dict[str, list[Record]]) -> str:
+def results_table(paper: list[Record], runs: Runs) -> str:
     """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set.
 
     Runs at half the resolution have a row of their own below it, and so has what was trained with a local bound: of several such
     recipes the one whose validation VRA is highest.
     """
-    lines = [
-        "| benchmark | network | ε | paper: clean | paper: certified | here: clean | here: certified | runs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in paper:
         clean, _, vra = row["gloro"]
         known = [row["benchmark"], row["network"], row["epsilon"], f"{clean}", f"{vra}"]
-        lines.append("| " + " | ".join([*known, *_ours(row["recipe"], runs)]) + " |")
+        rows.append([*known, *_ours(row["recipe"], runs)])
         for end, what in (("-half", "half the resolution"), ("-local", "with a local bound")):
             found = [recipe for recipe in runs if recipe.startswith(row["recipe"] + end)]
             if found:
-                recipe = max(found, key=lambda recipe: _mean(runs[recipe], "validation_vra"))
+                recipe = max(found, key=lambda recipe: mean(runs[recipe], "validation_vra"))
                 known = [row["benchmark"], f"{row['network']}, {what}", row["epsilon"], "", ""]
-                lines.append("| " + " | ".join([*known, *_ours(recipe, runs)]) + " |")
-    return "\n".join(lines)
+                rows.append([*known, *_ours(recipe, runs)])
+    head = ["benchmark", "network", "ε", "paper: clean", "paper: certified", "here: clean", "here: certified", "runs"]
+    return markdown(head, rows)
 
 
-def _ours(recipe: str, runs: dict[str, list[Record]]) -> list[str]:
+def _ours(recipe: str, runs: Runs) -> list[str]:
     records = runs.get(recipe, [])
     if not records:
         return ["not run", "not run", "0"]
     link = f"[{len(records)}](data/results/{recipe}/README.md)"
     local = records[0]["settings"]["bound"] != "global" and all("test_vra_local" in record for record in records)
     fields = ("test_accuracy", "test_vra_local" if local else "test_vra")
-    return [*(f"{_mean(records, field):.2f}" for field in fields), link]
-
-
-def _mean(records: list[Record], field: str) -> float:
-    """In per cent."""
-    return sum(100 * record[field] for record in records) / len(records)
+    return [*(percent(mean(records, field)) for field in fields), link]
 
 
 def card(recipe: str, records: list[Record]) -> str:
@@ -165,21 +119,31 @@ def card(recipe: str, records: list[Record]) -> str:
     kind = "A net without bottom in its loss, to compare with" if settings["loss"] == "standard" else "A GloRo Net"
     name = recipe if first["seed"] == 0 else f"{recipe}/seed-{first['seed']}"
     rows = [
-        "| seed | clean accuracy | certified (VRA) | with a local bound | validation VRA | largest K | epoch | trained on |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for record in records:
-        cells = [
+        [
             f"[{record['seed']}](seed-{record['seed']}/)",
-            f"{100 * record['test_accuracy']:.2f}",
-            f"{100 * record['test_vra']:.2f}",
-            f"{100 * record['test_vra_local']:.2f}" if "test_vra_local" in record else "",
-            f"{100 * record['validation_vra']:.2f}",
+            percent(record["test_accuracy"]),
+            percent(record["test_vra"]),
+            percent(record["test_vra_local"]) if "test_vra_local" in record else "",
+            percent(record["validation_vra"]),
             f"{record['lipschitz_upper']:.4f}",
             f"{record['chosen_epoch'] + 1} of {record['epochs']}",
             record["device"],
         ]
-        rows.append("| " + " | ".join(cells) + " |")
+        for record in records
+    ]
+    figures = markdown(
+        [
+            "seed",
+            "clean accuracy",
+            "certified (VRA)",
+            "with a local bound",
+            "validation VRA",
+            "largest K",
+            "epoch",
+            "trained on",
+        ],
+        rows,
+    )
     bound = "global" if settings["bound"] == "global" else "local"
     also = (
         "\nThe images that the local bound adds are in `local_certificates.csv`, its figures in `data/last_layers.json`."
@@ -212,7 +176,7 @@ On the test set, in per cent. Certified (verified-robust accuracy, VRA): classif
 `gloro_lite.methods.last_layers` proves. {validated}
 The standard error of a figure p is √(p (100 - p) / {info.test}).
 
-{chr(10).join(rows)}
+{figures}
 
 Certified accuracy at other radii, by the same certificates:
 
@@ -252,10 +216,15 @@ def method_card(name: str, records: list[Record]) -> str:
         "test_vra_in_box": "certified against images in the pixel box",
     }
     heads = {field: head for field, head in heads.items() if field in first}
-    rows = ["| seed | " + " | ".join(heads.values()) + " | test images |", "|---|" + "---|" * (len(heads) + 1)]
-    for record in records:
-        values = " | ".join(f"{100 * record[field]:.2f}" for field in heads)
-        rows.append(f"| [{record['seed']}](seed-{record['seed']}/) | {values} | {record['test_images']:,} |")
+    rows = [
+        [
+            f"[{record['seed']}](seed-{record['seed']}/)",
+            *(percent(record[field]) for field in heads),
+            f"{record['test_images']:,}",
+        ]
+        for record in records
+    ]
+    figures = markdown(["seed", *heads.values(), "test images"], rows)
     if method == "sites":
         by = "the cells of the sites, in real arithmetic with exactly these sites"
         radii = [record | record["forms"]["cells"] for record in records]
@@ -269,7 +238,7 @@ def method_card(name: str, records: list[Record]) -> str:
     return f"""\
 # Model card: {name}
 
-{METHODS[method]}.
+{method_of(name).card}.
 It certifies against l2 perturbations of norm {first["epsilon"]:.6g} in pixel units of images in [0, 1].
 
 ## Data
@@ -282,7 +251,7 @@ It certifies against l2 perturbations of norm {first["epsilon"]:.6g} in pixel un
 On the first test images, so many as the table says, in per cent. Certified (verified-robust accuracy, VRA): classified correctly,
 and shown that no point within {first["epsilon"]:.6g} has another class, by {by}.
 
-{chr(10).join(rows)}
+{figures}
 
 Certified accuracy at other radii, by the same certificates:
 
@@ -341,17 +310,13 @@ def _unlike(records: list[Record]) -> str:
 
 def _radii(records: list[Record]) -> str:
     """The table of certified accuracy at several radii, by `vra_at` of each record."""
-    radii = list(records[0]["vra_at"])
-    lines = ["| radius | " + " | ".join(radii) + " |", "|---|" + "---|" * len(radii)]
-    for record in records:
-        values = " | ".join(f"{100 * value:.2f}" for value in record["vra_at"].values())
-        lines.append(f"| seed {record['seed']} | {values} |")
-    return "\n".join(lines)
+    rows = [[f"seed {record['seed']}", *map(percent, record["vra_at"].values())] for record in records]
+    return markdown(["radius", *records[0]["vra_at"]], rows)
 
 
 def _settings(settings: Record) -> str:
-    fields = [f"| `{field}` | {_value(value)} |" for field, value in settings.items() if field != "name"]
-    return "\n".join(["| setting | value |", "|---|---|", *fields])
+    rows = [[f"`{field}`", _value(value)] for field, value in settings.items() if field != "name"]
+    return markdown(["setting", "value"], rows)
 
 
 def _versions(record: Record) -> str:
@@ -366,4 +331,4 @@ def _versions(record: Record) -> str:
 
 def _value(value: object) -> str:
     text = "none" if value == "" else f"{value:.6g}" if isinstance(value, float) else f"{value}"
-    return text.replace("|", "\\|")  # it stands in a table
+    return escaped(text)

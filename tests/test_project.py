@@ -325,6 +325,15 @@ def makefile_targets():
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_text_of_a_chapter_names_each_of_its_figures(path):
+    cells = json.loads(path.read_text())["cells"]
+    text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    figures = [cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+    missing = [name for name in figures if name and f"{{numref}}`{name}`" not in text]
+    assert not missing, "say in a sentence what to see in it, with {numref}"
+
+
 def test_commands_of_the_readme_exist():
     pages = readme() + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = {a or b for a, b in re.findall(r"^    make ([a-z]+)|`make ([a-z]+)", pages, re.M)}

@@ -912,13 +912,15 @@ def test_stored_results_hold_together(path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures(monkeypatch):
+def test_the_benchmark_measures(tmp_path, monkeypatch):
     from gloro_lite.experiments import benchmark
 
+    monkeypatch.setenv("GLORO_DATA", str(tmp_path))  # without images
     monkeypatch.setattr(benchmark, "_SPAN", 0.0)
     row = benchmark.measure("2C2F", rounds=1, device="cpu", compiled=False)
     assert row["gloro_over_standard"] == row["seconds"]["gloro_step"] / row["seconds"]["standard_step"] > 0
     assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert row["certified"] == "random images"
     assert row["gloro_over_standard_memory"] == row["peak_bytes"]["gloro_step"] / row["peak_bytes"]["standard_step"] > 0
     x = torch.randn(3, 6, 4, 4)
     assert torch.equal(benchmark._PlainMinMax()(x), MinMax()(x))

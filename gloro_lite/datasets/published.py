@@ -11,6 +11,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class DataError(RuntimeError):
     """Benchmark data that is missing, damaged, or cannot be downloaded or written; says what to do."""
 
 
-def torchvision_datasets():
+def torchvision_datasets() -> Any:
     """torchvision.datasets, also where torchvision was built for another torch.
 
     Importing torchvision declares metadata for its compiled operators `nms` and `qnms`; where its library cannot be loaded (the

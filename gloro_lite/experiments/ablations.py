@@ -14,6 +14,7 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def run(recipe: Recipe, seed: int, data: benchmarks.Benchmark) -> dict:
     }
 
 
-HEADS = {
+HEADS: dict[str, Any] = {
     "losses": [[0.0, 0.0], [0.5, 0.0], [0.8, 0.0], [0.9, 0.0], [1.0, 0.0], [0.9, 0.05], [0.9, 0.1], [0.9, 0.2]],
     "train_epsilon": find("mnist-1.58").train_epsilon,
     "steps": 200,

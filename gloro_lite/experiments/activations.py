@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +31,21 @@ from gloro_lite.precision import exact_float32
 from gloro_lite.provenance import machine
 
 OUTPUT = home() / "activations.json"
-SETTINGS = {"network": "| 64 64 64", "epsilon": 0.3, "train_epsilon": 0.36, "epochs": 30, "learning_rate": 5e-3, "batch_size": 64}
+SETTINGS: dict[str, Any] = {
+    "network": "| 64 64 64",
+    "epsilon": 0.3,
+    "train_epsilon": 0.36,
+    "epochs": 30,
+    "learning_rate": 5e-3,
+    "batch_size": 64,
+}
 """The settings of each run. It trains with a fifth more than epsilon, as the chapter on digits does, and at a rate that was not
 tuned for any activation."""
 SEEDS = (0, 1, 2)
 """A seed decides the weights, the order of the batches and the splits."""
 KINDS = (*networks.ACTIVATIONS, "none")
 """What is trained: a net with each activation, and one that has no hidden layer at all, to compare with."""
-STEP = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12}
+STEP: dict[str, Any] = {"network": "2C2F", "shape": [1, 28, 28], "batch_size": 128, "rounds": 12}
 """What the cost of a step is measured on: random images."""
 
 
@@ -118,12 +126,14 @@ def run(activation: str, seed: int, epochs: int = SETTINGS["epochs"]) -> dict:
 def step_times(rounds: int = STEP["rounds"]) -> dict[str, float]:
     """Median seconds of processor time of a training step of `STEP`'s network with each activation, taken in turns."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(STEP["batch_size"], *STEP["shape"], generator=generator).to(memory_format=torch.channels_last)
+    channels, height, width = STEP["shape"]
+    x = torch.rand(STEP["batch_size"], channels, height, width, generator=generator).to(memory_format=torch.channels_last)
     y = torch.arange(STEP["batch_size"]) % 10
     steps = {}
     for activation in networks.ACTIVATIONS:
-        network = networks.build(STEP["network"], tuple(STEP["shape"]), 10, activation=activation)
-        net = GloroNet(network.to(memory_format=torch.channels_last), tuple(STEP["shape"]), SETTINGS["epsilon"]).train()
+        network = networks.build(STEP["network"], (channels, height, width), 10, activation=activation)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no type for it
+        net = GloroNet(network, (channels, height, width), SETTINGS["epsilon"]).train()
         steps[activation] = (net, torch.optim.Adam(net.parameters()))
     times: dict[str, list[float]] = {activation: [] for activation in steps}
     for turn in range(rounds + 2):

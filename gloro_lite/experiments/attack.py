@@ -75,8 +75,8 @@ def attack(net: GloroNet, x: Tensor, labels: Tensor, proven: Tensor, settings: d
     toolbox = right & survivors(points, everyone)
     parts = zip(x.split(250), labels.split(250), strict=True)
     steps = settings["margin_steps"]
-    points = [attacks.pgd(net.logits, *part, epsilon, steps=steps, bounds=bounds, seed=seed) for part in parts]
-    margin = right & survivors(torch.cat(points), everyone)
+    each = [attacks.pgd(net.logits, *part, epsilon, steps=steps, bounds=bounds, seed=seed) for part in parts]
+    margin = right & survivors(torch.cat(each), everyone)
     left = toolbox & margin
 
     few = spread(len(x), settings["auto_images"])

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def _trainer(recipe: Recipe, device: str, compiled: bool | None) -> Trainer:
 def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
     """A standard step that uses none of the trainer's care: NCHW, MinMax as min and max."""
     trainer = _trainer(recipe, device, False)
-    network = trainer.net.network.to(memory_format=torch.contiguous_format)
+    network = trainer.net.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch has no type for it
     for index, layer in enumerate(network):
         if isinstance(layer, MinMax):
             network[index] = _PlainMinMax()
@@ -80,7 +81,7 @@ def _plain_step(recipe: Recipe, device: str) -> Callable[[], None]:
     return step
 
 
-def _step(trainer: Trainer) -> Callable[[], None]:
+def _step(trainer: Trainer) -> Callable[[], object]:
     trainer.start_epoch()
     # As an epoch does it, from the bytes on; half-way through training.
     return lambda: trainer.step(pixels(trainer.train.x), trainer.train.y, 0.5)
@@ -113,10 +114,10 @@ def _memory_of_a_step(recipe: Recipe, device: str, compiled: bool | None) -> int
     return memory.peak(trainer.device) - before
 
 
-def _memory(*run) -> int:
+def _memory(recipe: Recipe, device: str, compiled: bool | None) -> int:
     """Bytes that steps need at their peak, the optimizer's state with them: in a process of its own, since peaks never fall."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_memory_of_a_step, *run).result()
+        return pool.submit(_memory_of_a_step, recipe, device, compiled).result()
 
 
 def _images(recipe: Recipe) -> tuple[Tensor, str]:
@@ -192,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = p.parse_args(arguments)
     device = usable_device(options.device)
     exact_float32()
-    report = machine(device) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
+    report: dict[str, Any] = machine(device) | {"rounds": options.rounds, "batch_size": _BATCH, "networks": {}}
     for network in NETWORKS:
         row = report["networks"][network] = measure(network, options.rounds, options.device, options.compile)
         print(network, {key: round(value, 3) for key, value in row.items() if isinstance(value, float)}, flush=True)

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -231,7 +232,8 @@ def cases() -> Iterator[tuple[str, Case]]:
             for value in values:
                 if method == "local" and name == "batch" and value > 16:
                     continue  # minutes, for nothing new
-                yield name, dataclasses.replace(Case(method, batch=batches[method]), **{name: value})
+                varied: dict[str, Any] = {name: value}
+                yield name, dataclasses.replace(Case(method, batch=batches[method]), **varied)
     for method, batch, samples in (
         ("forward", 32, 1),
         ("bcp", 8, 1),

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_lite import files, stored
+from gloro_lite.certificate import Certificate, Guarantee
 from gloro_lite.console import add_data, at_least, reports_errors
 from gloro_lite.datasets import benchmarks
 from gloro_lite.experiments import searches
@@ -75,7 +76,7 @@ def of_net(net: GloroNet) -> Target:
 def of_last_layers(net: GloroNet) -> Target:
     """A net as a target, certified with the local bound of its last layers."""
 
-    def certify(x: Tensor, guarantee: str):
+    def certify(x: Tensor, guarantee: Guarantee) -> Certificate:
         return last_layers.certify(net, x)
 
     return of_net(net)._replace(certify=certify, guarantees=("exact",))
@@ -87,7 +88,7 @@ def of_sites(path: Path, epsilon: float, bounds: tuple[float, float] | None) -> 
     classifier = sites.classifier()
     constants = 1 - torch.eye(sites.classes, dtype=torch.float64)  # the margins of half the distances
 
-    def certify(x: Tensor, guarantee: str):
+    def certify(x: Tensor, guarantee: Guarantee) -> Certificate:
         return classifier.certify_by_cells(x, epsilon, box=bounds)
 
     return Target(sites, classifier.logits, certify, constants, epsilon, ("exact",), bounds)
@@ -228,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
                     continue
                 count = options.images or IMAGES.get(name, {}).get(kind, SIZES.get(kind, 0))
                 started = time.process_time()
-                counts = at_the_boundary() if target is None else search(target, kind, images[:count])
+                counts = at_the_boundary() if target is None or images is None else search(target, kind, images[:count])
                 counts |= {"seconds": time.process_time() - started, "machine": machine(torch.device("cpu"))}
                 add_search(name, weights, f"{kind}, {part}" if part else kind, counts)
                 print(name, part, kind, json.dumps(counts), flush=True)

@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from gloro_lite.train.trainer import pixels
 
 OUTPUT = home() / "feature_sites.json"
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "dataset": "mnist",
     "network": "2C2F",
     "epsilon": 1.58,
@@ -78,9 +79,10 @@ def train(per_class: int, seed: int, images: Images, settings: dict) -> tuple[Gl
     Args:
         settings: as `SETTINGS`, with a `target` and a `site_rate`.
     """
-    shape, classes = tuple(images.x.shape[1:]), int(images.y.max()) + 1
-    network = networks.build(settings["network"], shape, classes, seed=seed).to(memory_format=torch.channels_last)
-    net = GloroNet(network, shape, settings["epsilon"], power_iterations=settings["power_iterations"])
+    (channels, height, width), classes = images.x.shape[1:], int(images.y.max()) + 1
+    network = networks.build(settings["network"], (channels, height, width), classes, seed=seed)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no type for it
+    net = GloroNet(network, (channels, height, width), settings["epsilon"], power_iterations=settings["power_iterations"])
     sphere = SpectralSphere(net)
     generator = torch.Generator().manual_seed(seed)
     sphere.converge()
@@ -125,7 +127,8 @@ def plan(runs: list[dict]) -> dict | None:
                 return dict(zip(names, (per_class, SEEDS[0], *choice), strict=True))
     for seed in SEEDS[1:]:
         for per_class in PER_CLASS:
-            best = max(grid, key=lambda choice, k=per_class: done[(k, SEEDS[0], *choice)])
+            scores = {choice: done[(per_class, SEEDS[0], *choice)] for choice in grid}
+            best = max(scores, key=scores.__getitem__)
             if (per_class, seed, *best) not in done:
                 return dict(zip(names, (per_class, seed, *best), strict=True))
     return None

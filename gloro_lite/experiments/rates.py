@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ ROWS = {
 }
 """What is trained: short runs of our recipes, with the small 2C2F in every row, so that all rates can be tried."""
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "Muon, on the sphere": ({}, (3e-3, 1e-2, 3e-2)),
     "Muon, free": ({"constraint": "none"}, (3e-3, 1e-2, 3e-2)),
     "Adam, on the sphere": ({"optimizer": "adam"}, (3e-4, 1e-3, 3e-3)),

@@ -81,21 +81,25 @@ def _common(settings: Settings, seed: int) -> dict[str, Any]:
     return {**training, "seed": seed, "progress": True}
 
 
-def _fit_lmt(network, shape, train, settings, seed):
+def _fit_lmt(
+    network: nn.Sequential, shape: tuple[int, ...], train: tuple[Tensor, Tensor], settings: Settings, seed: int
+) -> list[float]:
     net = lmt.net(network, shape, settings.epsilon)
     return lmt.fit(net, train, train_epsilon=settings.train_epsilon, **_common(settings, seed))
 
 
-def _voter(network, settings, seed):
+def _voter(network: nn.Sequential, settings: Settings, seed: int) -> smoothing.Smoothed:
     return smoothing.Smoothed(network, settings.sigma, samples=settings.samples, seed=seed)
 
 
-def _fit_smoothing(network, shape, train, settings, seed):
+def _fit_smoothing(
+    network: nn.Sequential, shape: tuple[int, ...], train: tuple[Tensor, Tensor], settings: Settings, seed: int
+) -> list[float]:
     _voter(network, settings, seed).check_reach(settings.epsilon)  # before hours of training, not after
     return smoothing.fit(network, train, settings.sigma, **_common(settings, seed))
 
 
-def _certify_smoothing(network, shape, x, settings, seed):
+def _certify_smoothing(network: nn.Sequential, shape: tuple[int, ...], x: Tensor, settings: Settings, seed: int) -> Certificate:
     return _voter(network, settings, seed).certify(x, settings.epsilon)
 
 

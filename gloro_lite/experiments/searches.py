@@ -8,13 +8,13 @@ recomputed in float64 with their rounding counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gloro_lite.attacks import Ball, margin, pgd
-from gloro_lite.certificate import BOTTOM, Certificate
+from gloro_lite.certificate import BOTTOM, GUARANTEES, Certificate, Guarantee
 
 BEYOND = (1.25, 1.5, 2.0)
 """Multiples of each image's radius at which the attack is let loose too, where it may succeed."""
@@ -37,10 +37,10 @@ class Target(NamedTuple):
 
     logits: Callable[[Tensor], Tensor]
     exact: Callable[[Tensor], Tensor]
-    certify: Callable[[Tensor, str], Certificate]
+    certify: Callable[[Tensor, Guarantee], Certificate]
     constants: Tensor
     epsilon: float
-    guarantees: tuple[str, ...] = ("exact", "deployed")
+    guarantees: tuple[Guarantee, ...] = GUARANTEES
     bounds: tuple[float, float] | None = None
 
     def label(self, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def pairs(target: Target, a: Tensor, b: Tensor, *, rounds: int = 2, halvings: in
     the least distance of one in units of epsilon (2 or more, if certificates are true), `slope` the largest slope of a margin
     between two points of a pair or at the boundary, as a share of its certified bound.
     """
-    counts = {"images": 0, "tries": 0, "broken": 0, "found": 0, "nearest": None, "slope": 0.0}
+    counts: dict[str, Any] = {"images": 0, "tries": 0, "broken": 0, "found": 0, "nearest": None, "slope": 0.0}
     label, meets = _boundary(target, a, b)
     if not len(meets):
         return counts

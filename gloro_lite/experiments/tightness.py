@@ -171,7 +171,9 @@ def by_layer(exact: nn.Sequential, norms: dict[str, float], a: Tensor, b: Tensor
             after = (a - b).flatten(1).norm(dim=1)
             if not isinstance(layer, nn.Flatten):
                 shares[f"{name} {type(layer).__name__}"] = after / before.clamp_min(1e-300) / norms.get(name, 1.0)
-        rows = exact[-1].weight[j] - exact[-1].weight[i]
+        weight = exact[-1].weight
+        assert isinstance(weight, Tensor)  # of a layer, mypy does not know
+        rows = weight[j] - weight[i]
         change = a - b
         along = (rows * change).sum(dim=1).abs() / (rows.norm(dim=1) * change.norm(dim=1)).clamp_min(1e-300)
         shares[f"{len(exact) - 1} logits"] = along
@@ -186,7 +188,8 @@ def measure(run: str | Path, x: Tensor, y: Tensor, how: Search) -> dict:
         x, y: test images (n, ...) float32 in [0, 1] and labels.
     """
     net, record = stored.load(run), stored.record(run)
-    network = net.network.requires_grad_(False).to(memory_format=torch.channels_last)
+    network = net.network.requires_grad_(False)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no type for it
     exact = copy.deepcopy(network).double()
     norms, epsilon = record["layer_norms"], net.epsilon
     # The stored norms are proven, and `data/checker` proves them again; the record has the largest constant beside them.

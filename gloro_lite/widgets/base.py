@@ -8,11 +8,17 @@ import io
 import math
 import re
 from importlib import resources
+from typing import TYPE_CHECKING, Any, Self
 
 import anywidget
 import traitlets
 
 from gloro_lite.certificate import check_epsilon
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+    from matplotlib.figure import Figure
+    from torch import Tensor
 
 _FILES = resources.files(__package__)
 
@@ -36,10 +42,10 @@ class Widget(anywidget.AnyWidget):
     largest = traitlets.Float(1.0).tag(sync=True)
 
     @traitlets.validate("epsilon")
-    def _check_epsilon(self, proposal) -> float:
+    def _check_epsilon(self, proposal: dict[str, Any]) -> float:
         return check_epsilon(proposal["value"])
 
-    def with_controls(self, largest: float = 1.0):
+    def with_controls(self, largest: float = 1.0) -> Self:
         """The widget itself, its epsilon slider reaching up to `largest`.
 
         Raises ValueError for a `largest` that is not a positive number.
@@ -49,11 +55,11 @@ class Widget(anywidget.AnyWidget):
         self.largest = float(largest)
         return self
 
-    def _draw(self):
+    def _draw(self) -> Figure:
         """The same picture as a matplotlib figure."""
         raise NotImplementedError
 
-    def still(self):
+    def still(self) -> HTML:
         """What a page shows where scripts are off: a picture, described. An object for IPython's `display`."""
         from IPython.display import HTML
         from matplotlib import pyplot as plt
@@ -68,10 +74,10 @@ class Widget(anywidget.AnyWidget):
         width = round(80 * figure.get_figwidth())
         alt = html.escape(self.description, quote=True)
         image = f'<img class="gloro-still" width="{width}" alt="{alt}" src="data:image/png;base64,{picture}">'
-        return HTML(f'<noscript class="gloro-noscript">{image}</noscript>')
+        return HTML(f'<noscript class="gloro-noscript">{image}</noscript>')  # type: ignore[no-untyped-call]
 
 
-def frame(points, margin: float = 0.3) -> dict[str, float]:
+def frame(points: Tensor, margin: float = 0.3) -> dict[str, float]:
     """The square of the plane to show around points, (n, 2)."""
     from gloro_lite.plotting import grid
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 
 from gloro_lite.widgets.base import Widget, module
 
-
-def _finite(values) -> list[float]:
-    values = [float(v) for v in values]
-    if not all(math.isfinite(v) for v in values):
-        raise ValueError(f"logits and rows must be finite numbers, not {values}")
-    return values
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def _checked(logits, rows) -> tuple[list[float], list[list[float]]]:
-    logits, rows = _finite(logits), [_finite(row) for row in rows]
-    if not 2 <= len(logits) <= 6 or len(rows) != len(logits) or any(len(row) != 2 for row in rows):
-        raise ValueError(f"give two to six logits, and a row of two numbers for each; got {len(logits)} and {len(rows)}")
-    return logits, rows
+def _finite(values: Iterable[float]) -> list[float]:
+    found = [float(v) for v in values]
+    if not all(math.isfinite(v) for v in found):
+        raise ValueError(f"logits and rows must be finite numbers, not {found}")
+    return found
+
+
+def _checked(logits: Sequence[float], rows: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
+    finite, vectors = _finite(logits), [_finite(row) for row in rows]
+    if not 2 <= len(finite) <= 6 or len(vectors) != len(finite) or any(len(row) != 2 for row in vectors):
+        raise ValueError(f"give two to six logits, and a row of two numbers for each; got {len(finite)} and {len(vectors)}")
+    return finite, vectors
 
 
 class BottomLogit(Widget):
@@ -38,10 +43,15 @@ class BottomLogit(Widget):
     """
 
     _esm = module("bottom_logit.js")
-    logits = traitlets.List().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
+    logits: traitlets.List[float] = traitlets.List().tag(sync=True)
+    rows: traitlets.List[list[float]] = traitlets.List().tag(sync=True)
 
-    def __init__(self, logits=(1.6, 0.4, -0.8), rows=((1.2, 0.6), (0.3, 1.4), (-1.0, -0.7)), epsilon: float = 0.3):
+    def __init__(
+        self,
+        logits: Sequence[float] = (1.6, 0.4, -0.8),
+        rows: Sequence[Sequence[float]] = ((1.2, 0.6), (0.3, 1.4), (-1.0, -0.7)),
+        epsilon: float = 0.3,
+    ):
         super().__init__(
             logits=list(logits),
             rows=list(rows),
@@ -53,14 +63,14 @@ class BottomLogit(Widget):
         )
 
     @traitlets.validate("logits")
-    def _check_logits(self, proposal) -> list[float]:
+    def _check_logits(self, proposal: dict[str, Any]) -> list[float]:
         return _checked(proposal["value"], self.rows)[0]
 
     @traitlets.validate("rows")
-    def _check_rows(self, proposal) -> list[list[float]]:
+    def _check_rows(self, proposal: dict[str, Any]) -> list[list[float]]:
         return _checked(self.logits, proposal["value"])[1]
 
-    def _draw(self):
+    def _draw(self) -> Figure:
         import torch
         from matplotlib import pyplot as plt
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import traitlets
 from torch import Tensor
 
 from gloro_lite.net import GloroNet
 from gloro_lite.widgets import export
 from gloro_lite.widgets.base import Widget, frame, module
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MarginExplorer(Widget):
@@ -30,10 +36,10 @@ class MarginExplorer(Widget):
     standard = traitlets.Dict().tag(sync=True)
     gloro_weights = traitlets.Bytes().tag(sync=True)
     standard_weights = traitlets.Bytes().tag(sync=True)
-    points = traitlets.List().tag(sync=True)
-    labels = traitlets.List().tag(sync=True)
+    points: traitlets.List[list[float]] = traitlets.List().tag(sync=True)
+    labels: traitlets.List[int] = traitlets.List().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
-    point = traitlets.List().tag(sync=True)
+    point: traitlets.List[float] = traitlets.List().tag(sync=True)
 
     def __init__(self, gloro: GloroNet, standard: GloroNet, points: Tensor, labels: Tensor, *, epsilon: float | None = None):
         nets = {"gloro": ("GloRo Net", gloro), "standard": ("Standard net", standard)}
@@ -58,7 +64,10 @@ class MarginExplorer(Widget):
             ),
         )
 
-    def _draw(self):
+    def _labels(self, net: GloroNet, x: Tensor) -> Tensor:
+        return net.certify(x, self.epsilon).label
+
+    def _draw(self) -> Figure:
         import torch
         from matplotlib import pyplot as plt
 
@@ -67,9 +76,10 @@ class MarginExplorer(Widget):
         points, labels = torch.tensor(self.points), torch.tensor(self.labels)
         figure, axes = plt.subplots(1, 2, figsize=(7, 3.7))
         for axis, (title, net) in zip(axes, self._nets.values(), strict=True):
-            plotting.decision_regions(axis, lambda x, net=net: net.certify(x, self.epsilon).label, points)
+            plotting.decision_regions(axis, partial(self._labels, net), points)
             plotting.scatter(axis, points, labels)
-            radius = net.certify(torch.tensor([self.point])).radius.item()
-            axis.add_patch(plt.Circle(tuple(self.point), radius, fill=False, lw=1.5))
+            a, b = self.point
+            radius = net.certify(torch.tensor([[a, b]])).radius.item()
+            axis.add_patch(plt.Circle((a, b), radius, fill=False, lw=1.5))
             axis.set_title(title)
         return figure

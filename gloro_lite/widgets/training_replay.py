@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from gloro_lite.fit import Epoch
 from gloro_lite.net import GloroNet
 from gloro_lite.widgets import export
 from gloro_lite.widgets.base import Widget, frame, module
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Recording:
@@ -76,8 +80,8 @@ class TrainingReplay(Widget):
     standard = traitlets.Dict().tag(sync=True)
     gloro_weights = traitlets.Bytes().tag(sync=True)
     standard_weights = traitlets.Bytes().tag(sync=True)
-    points = traitlets.List().tag(sync=True)
-    labels = traitlets.List().tag(sync=True)
+    points: traitlets.List[list[float]] = traitlets.List().tag(sync=True)
+    labels: traitlets.List[int] = traitlets.List().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
     epoch = traitlets.Int(0).tag(sync=True)
 
@@ -110,7 +114,7 @@ class TrainingReplay(Widget):
             ),
         )
 
-    def _draw(self):
+    def _draw(self) -> Figure:
         from matplotlib import pyplot as plt
 
         figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))

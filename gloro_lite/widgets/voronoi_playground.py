@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import traitlets
 from torch import Tensor
 
 from gloro_lite.voronoi import DecisionFaces
 from gloro_lite.widgets.base import Widget, frame, module
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_SITES = 60
 
@@ -24,8 +29,8 @@ class VoronoiPlayground(Widget):
     """
 
     _esm = module("voronoi_playground.js")
-    sites = traitlets.List().tag(sync=True)
-    labels = traitlets.List().tag(sync=True)
+    sites: traitlets.List[list[float]] = traitlets.List().tag(sync=True)
+    labels: traitlets.List[int] = traitlets.List().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
     classes = traitlets.Int(2).tag(sync=True)
     most = traitlets.Int(MOST_SITES).tag(sync=True)
@@ -46,7 +51,7 @@ class VoronoiPlayground(Widget):
             ),
         )
 
-    def _draw(self):
+    def _draw(self) -> Figure:
         import torch
         from matplotlib import pyplot as plt
 
@@ -55,7 +60,7 @@ class VoronoiPlayground(Widget):
         sites, labels = torch.tensor(self.sites), torch.tensor(self.labels)
         g = DecisionFaces(sites, labels)
 
-        def label(x):
+        def label(x: Tensor) -> Tensor:
             inside = torch.cat([g.distance(part) for part in x.split(4096)]) > self.epsilon
             return g.prediction(x).where(inside, -1)
 

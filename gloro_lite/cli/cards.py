@@ -67,13 +67,13 @@ def pages(results: Path = stored.STORED) -> dict[Path, str]:
     root = results.parents[1]
     if not (root / "README.md").is_file() or not results.is_dir():
         raise FileNotFoundError("there is no data/results here: model cards are written in a checkout of the project")
-    runs = of_recipes(results)
+    runs, others = of_recipes(results), of_other_methods(results)
     texts = {results / recipe / "README.md": card(recipe, records) for recipe, records in runs.items()}
-    texts |= {results / name / "README.md": method_card(name, records) for name, records in of_other_methods(results).items()}
+    texts |= {results / name / "README.md": method_card(name, records) for name, records in others.items()}
     readme = (root / "README.md").read_text(encoding="utf-8")
     paper = read_json(root / "data" / "paper.json")["table"]
     pattern = re.escape(START) + ".*?" + re.escape(END)
-    table = f"{START}\n\n{results_table(paper, runs)}\n\n{END}"
+    table = f"{START}\n\n{results_table(paper, runs | others)}\n\n{END}"
     texts[root / "README.md"] = re.sub(pattern, lambda _: table, readme, flags=re.DOTALL)
     return texts
 
@@ -81,8 +81,8 @@ def pages(results: Path = stored.STORED) -> dict[Path, str]:
 def results_table(paper: list[Record], runs: Runs) -> str:
     """A row for each row of the paper's table: the paper's GloRo Net and ours, in per cent of the test set.
 
-    Runs at half the resolution have a row of their own below it, and so has what was trained with a local bound: of several such
-    recipes the one whose validation VRA is highest.
+    Runs at half the resolution have a row of their own below it, and so has what was trained with a local bound, of several such
+    recipes the one whose validation VRA is highest, and so have sites that learn.
     """
     rows = []
     for row in paper:
@@ -95,6 +95,8 @@ def results_table(paper: list[Record], runs: Runs) -> str:
                 recipe = max(found, key=lambda recipe: mean(runs[recipe], "validation_vra"))
                 known = [row["benchmark"], f"{row['network']}, {what}", row["epsilon"], "", ""]
                 rows.append([*known, *_ours(recipe, runs)])
+        if (sites := f"sites/{row['recipe']}") in runs:
+            rows.append([row["benchmark"], "none: sites that learn", row["epsilon"], "", "", *_ours(sites, runs)])
     head = ["benchmark", "network", "ε", "paper: clean", "paper: certified", "here: clean", "here: certified", "runs"]
     return markdown(head, rows)
 
@@ -104,7 +106,7 @@ def _ours(recipe: str, runs: Runs) -> list[str]:
     if not records:
         return ["not run", "not run", "0"]
     link = f"[{len(records)}](data/results/{recipe}/README.md)"
-    local = records[0]["settings"]["bound"] != "global" and all("test_vra_local" in record for record in records)
+    local = records[0]["settings"].get("bound", "global") != "global" and all("test_vra_local" in record for record in records)
     fields = ("test_accuracy", "test_vra_local" if local else "test_vra")
     return [*(percent(mean(records, field)) for field in fields), link]
 

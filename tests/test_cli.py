@@ -646,6 +646,13 @@ def test_cards_are_written_and_checked(tmp_path, capsys, monkeypatch):
         assert main(["cards"]) == 0
         assert "98.75" not in (tmp_path / "README.md").read_text() + (local.parent / "README.md").read_text()
     assert "local_certificates.csv" not in (local.parent / "README.md").read_text()
+    sites = results / "sites" / "mnist-0.3" / "seed-0"
+    sites.mkdir(parents=True)
+    shutil.copy(stored.STORED / "sites" / "mnist-0.3" / "seed-0" / "result.json", sites)
+    assert main(["cards"]) == 0
+    row = next(line for line in (tmp_path / "README.md").read_text().splitlines() if "sites that learn" in line)
+    vra = json.loads((sites / "result.json").read_text())["test_vra"]
+    assert row.startswith("| MNIST |") and f"| {100 * vra:.2f} | [1](data/results/sites/mnist-0.3/README.md) |" in row
     made_of = {"weights_sha256": provenance.weights_digest(local)}
     table.write_text(json.dumps({"runs": {"mnist-0.3-local/seed-0": {"local": 0.9875, **made_of}}}))
     assert main(["cards"]) == 0

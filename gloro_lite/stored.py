@@ -56,8 +56,8 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_of_sites(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run of sites, whose data set was called `data` once, by the names that they have now."""
-    return {"dataset" if name == "data" else name: value for name, value in settings.items()}
+    """Settings of a run of sites as of any version: the data set was called `data` once, and there was no box in training."""
+    return {"box": False} | {"dataset" if name == "data" else name: value for name, value in settings.items()}
 
 
 class LaterFormatError(ValueError):

@@ -41,8 +41,10 @@ def of_other_methods(results: Path = stored.STORED) -> Runs:
     runs: Runs = {}
     for path in sorted(path for m in METHODS if m.is_foreign for path in results.glob(f"{m.key}*/seed-*/result.json")):
         record = read_json(path)
-        record["settings"] = stored.renamed_of_sites(record["settings"])
-        runs.setdefault(path.parents[1].relative_to(results).as_posix(), []).append(record)
+        name = path.parents[1].relative_to(results).as_posix()
+        if name.startswith("sites/"):
+            record["settings"] = stored.renamed_of_sites(record["settings"])
+        runs.setdefault(name, []).append(record)
     return _in_order(runs)
 
 

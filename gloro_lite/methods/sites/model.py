@@ -51,16 +51,29 @@ class Sites(nn.Module):
         nearest = distances.new_full((len(x), self.classes), torch.inf)
         return -nearest.scatter_reduce(1, self.labels.expand(len(x), -1), distances, "amin") / 2
 
-    def radius(self, x: Tensor, y: Tensor, *, own: int = 4, rivals: int = 16, half: bool = False) -> Tensor:
+    def radius(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        own: int = 4,
+        rivals: int = 16,
+        box: tuple[float, float] | None = None,
+        half: bool = False,
+    ) -> Tensor:
         """The signed radius towards the label y: positive where x has it, and then certified, but for rounding and unseen rivals.
 
         The smallest over sites q of other labels of the largest over sites p of label y of (d_q^2 - d_p^2) / (2 ||p - q||):
         see `SiteClassifier.certify_by_bisectors`. For training: only the sites nearest to x are looked at, and the gradient
         reaches the one p and the one q that decide.
 
+        In a box an input cannot move everywhere: where a coordinate is at its least, only upwards. So the bisector is farther
+        away, and ||p - q|| counts only those coordinates that can move towards q. That is no more than the distance in the box.
+
         Args:
             x: (batch, ...); y: (batch,).
             own, rivals: how many of the nearest sites of the label y, and of the others, are looked at.
+            box: least and greatest value of a coordinate, where the radius within the box is asked for.
             half: look for the nearest sites in bfloat16, which is faster where the processor has it; the radius is not affected
                 but by sites that are hardly among the nearest.
 
@@ -87,13 +100,15 @@ class Sites(nn.Module):
             # Where a label has fewer sites than are asked for, the places left over hold infinity.
             faces = faces.where(p.values.isfinite()[:, :, None], -torch.inf).where(q.values.isfinite()[:, None], torch.inf)
             largest, which = faces.max(dim=1)
+            if box is not None:
+                normals = at_q - sites[p.indices.gather(1, which)]
+                largest = largest * _length(normals) / _length(_towards(normals, x[:, None], box))
             rival = largest.argmin(dim=1, keepdim=True)
             p = p.indices.gather(1, which.gather(1, rival)).squeeze(1)
             q = q.indices.gather(1, rival).squeeze(1)
         p, q = sites[p], sites[q]
-        width = (p - q).square().sum(1).clamp_min(1e-12).sqrt()
         # By the middle, not by squares that cancel.
-        return ((q - p) * ((p + q) / 2 - x)).sum(1) / width
+        return ((q - p) * ((p + q) / 2 - x)).sum(1) / _length(_towards(q - p, x, box))
 
     def classifier(self) -> SiteClassifier:
         """The classifier of the sites as they are now, in float64."""
@@ -139,6 +154,18 @@ class Sites(nn.Module):
         if not parts:
             return classifier.certify_by_bisectors(x, epsilon)
         return joined(parts)
+
+
+def _length(x: Tensor) -> Tensor:
+    """The lengths of vectors in the last dimension, with a gradient at 0 too."""
+    return x.square().sum(-1).clamp_min(1e-12).sqrt()
+
+
+def _towards(normals: Tensor, x: Tensor, box: tuple[float, float] | None) -> Tensor:
+    """The coordinates of directions in which x can move within a box; 0 for the others."""
+    if box is None:
+        return normals
+    return normals.masked_fill(((x <= box[0]) & (normals < 0)) | ((x >= box[1]) & (normals > 0)), 0.0)
 
 
 def hinge(radius: Tensor, target: float, cap: float = math.inf) -> Tensor:

@@ -63,6 +63,7 @@ def write(
         begin = time.process_time()
         few = sites.certify(x[:TIMED], settings.epsilon, **option)
         found[form]["processor_seconds_per_image"] = (time.process_time() - begin) / len(few.label)
+    remembered = Data(train.x[:5000], train.y[:5000])
     # Where nothing was validated, the sites of the last epoch remain.
     chosen = max(range(len(history)), key=lambda k: history[k].get("vra", k), default=None)
     result = {
@@ -73,7 +74,7 @@ def write(
         "test_vra": found["cells"]["test_vra"],
         "test_vra_in_box": found["cells_in_box"]["test_vra"],
         "validation_vra": None if chosen is None else history[chosen].get("vra"),
-        "train_vra": (signed_radii(sites, Data(train.x[:5000], train.y[:5000])) > settings.epsilon).double().mean().item(),
+        "train_vra": (signed_radii(sites, remembered, settings.pixels) > settings.epsilon).double().mean().item(),
         "forms": found,
         "chosen_epoch": chosen,
         "epochs": epochs,

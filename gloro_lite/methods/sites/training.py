@@ -47,7 +47,13 @@ class Settings:
     fall: float = _setting(0.7, "factor of the rate from epoch to epoch of the last ones")
     momentum: float = _setting(0.9, "Nesterov's momentum")
     batch_size: int = _setting(500, "images a step")
-    half: bool = _setting(False, "look for near sites in bfloat16")
+    box: bool = _setting(False, "raise the radius within the pixel box [0, 1], and choose the epoch by it")
+    half: bool = _setting(False, "look for near sites in bfloat16, for processors that multiply in it")
+
+    @property
+    def pixels(self) -> tuple[float, float] | None:
+        """The box that training knows of."""
+        return (0.0, 1.0) if self.box else None
 
 
 class Data(NamedTuple):
@@ -171,7 +177,7 @@ def train_sites(
         optimizer.param_groups[0]["lr"] = schedule[epoch]
         row = {"epoch": epoch, "loss": _train_epoch(sites, train, settings, optimizer, generator), "rate": schedule[epoch]}
         if validation:
-            radius = signed_radii(sites, validation)
+            radius = signed_radii(sites, validation, settings.pixels)
             row["accuracy"] = (radius > 0).double().mean().item()
             row["vra"] = (radius > settings.epsilon).double().mean().item()
         if not validation or all(row["vra"] > old["vra"] for old in history):
@@ -197,7 +203,7 @@ def _train_epoch(
         x = train.images(rows)
         if settings.warp and settings.share:
             x = warp(x, settings.warp, settings.share, generator)
-        radius = sites.radius(x, train.y[rows], own=settings.own, rivals=settings.rivals, half=settings.half)
+        radius = sites.radius(x, train.y[rows], own=settings.own, rivals=settings.rivals, box=settings.pixels, half=settings.half)
         if settings.loss == "hinge":
             loss = hinge(radius, settings.target, settings.cap)
         else:
@@ -225,7 +231,7 @@ def _read_checkpoint(path: Path, key: dict, schedule: list[float]) -> dict:
 
 
 @torch.no_grad()
-def signed_radii(sites: Sites, data: Data) -> Tensor:
+def signed_radii(sites: Sites, data: Data, box: tuple[float, float] | None = None) -> Tensor:
     """`Sites.radius` of all images towards their labels, (n,): an estimate, for training and choosing."""
     parts = torch.arange(len(data.x)).split(500)
-    return torch.cat([sites.radius(data.images(part), data.y[part]) for part in parts])
+    return torch.cat([sites.radius(data.images(part), data.y[part], box=box) for part in parts])

@@ -52,14 +52,38 @@ def test_labels_of_unequal_size_and_few_sites():
     assert torch.allclose(model.radius(x, c.prediction, own=4, rivals=16).double(), c.radius, atol=1e-5)
 
 
-def test_gradient_of_the_radius_is_its_slope():
+def test_the_training_radius_within_a_box_lies_between_that_without_and_the_distance_there():
+    s, y = some(60, 5)
+    x, _ = some(200, 5, seed=1)
+    x = ((1.8 * x - 0.4).clamp(0, 1)).double()  # many coordinates at an end of the box
+    model = Sites(s.double(), y)
+    c = model.certify(x, 0.01, form="cells", candidates=60, box=(0.0, 1.0))
+    free, boxed = (model.radius(x, c.prediction, own=60, rivals=60, box=box) for box in (None, (0.0, 1.0)))
+    assert (free <= boxed * (1 + 1e-9)).all() and (boxed <= c.radius + 1e-6).all()
+    assert (boxed > 1.05 * free).float().mean() > 0.2
+
+
+def test_the_training_radius_within_a_box_is_exact_for_two_sites_whose_bisector_is_met_inside():
+    s, y = torch.tensor([[0.3, 0.2, 0.4], [0.9, 0.7, -0.5]], dtype=torch.float64), torch.tensor([0, 1])
+    x = torch.tensor([[0.2, 0.3, 0.0]], dtype=torch.float64)  # the third coordinate can only grow, and q's is below p's
+    radius = Sites(s, y).radius(x, torch.tensor([0]), box=(0.0, 1.0)).item()
+    normal = s[1] - s[0]
+    level = (normal * ((s[0] + s[1]) / 2 - x[0])).sum()
+    nearest = level * normal[:2] / normal[:2].square().sum()
+    assert ((x[0, :2] + nearest > 0) & (x[0, :2] + nearest < 1)).all()
+    assert radius == pytest.approx(nearest.norm().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+def test_gradient_of_the_radius_is_its_slope(box):
     s, y = some(dtype=torch.float64)
     x, labels = some(10, seed=1, dtype=torch.float64)
+    x = (1.8 * x - 0.4).clamp(0, 1)
     model = Sites(s, y)
-    (gradient,) = torch.autograd.grad(model.radius(x, labels).sum(), model.sites)
+    (gradient,) = torch.autograd.grad(model.radius(x, labels, box=box).sum(), model.sites)
     way = torch.randn(s.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     step = 1e-7
-    higher, lower = (Sites(s + sign * step * way, y).radius(x, labels).sum() for sign in (1, -1))
+    higher, lower = (Sites(s + sign * step * way, y).radius(x, labels, box=box).sum() for sign in (1, -1))
     assert (gradient * way).sum().item() == pytest.approx(((higher - lower) / (2 * step)).item(), rel=1e-5)
 
 

@@ -13,6 +13,9 @@ from gloro_lite.evaluate import check_labels
 from gloro_lite.lipschitz.checks import check_batch, is_count
 from gloro_lite.voronoi import SiteClassifier, as_tensor, check_sites
 
+_IN_BOX = 4
+"""How many rivals training looks at within a box: it takes more than the rest of a step."""
+
 
 class Sites(nn.Module):
     """Sites in input space as parameters, with their labels.
@@ -100,12 +103,16 @@ class Sites(nn.Module):
             # Where a label has fewer sites than are asked for, the places left over hold infinity.
             faces = faces.where(p.values.isfinite()[:, :, None], -torch.inf).where(q.values.isfinite()[:, None], torch.inf)
             largest, which = faces.max(dim=1)
-            if box is not None:
-                normals = at_q - sites[p.indices.gather(1, which)]
+            if box is not None:  # of the rivals that are nearest without it, the nearest one within it
+                largest, near = largest.topk(min(_IN_BOX, largest.shape[1]), largest=False)
+                which, q_indices = which.gather(1, near), q.indices.gather(1, near)
+                normals = sites[q_indices] - sites[p.indices.gather(1, which)]
                 largest = largest * _length(normals) / _length(_towards(normals, x[:, None], box))
+            else:
+                q_indices = q.indices
             rival = largest.argmin(dim=1, keepdim=True)
             p = p.indices.gather(1, which.gather(1, rival)).squeeze(1)
-            q = q.indices.gather(1, rival).squeeze(1)
+            q = q_indices.gather(1, rival).squeeze(1)
         p, q = sites[p], sites[q]
         # By the middle, not by squares that cancel.
         return ((q - p) * ((p + q) / 2 - x)).sum(1) / _length(_towards(q - p, x, box))

@@ -1,10 +1,12 @@
 """What results chapters show of what is stored: `gloro_lite.report`."""
 
+import json
+
 import pytest
 
 from gloro_lite import stored
 from gloro_lite.experiments import rivals
-from gloro_lite.files import table
+from gloro_lite.files import read_json, table
 from gloro_lite.report import runs, tables
 from gloro_lite.report import verified_accuracy as accuracy
 from gloro_lite.report.methods import METHODS, method_of
@@ -56,6 +58,18 @@ def test_every_recipe_and_every_stored_run_has_a_method():
         assert method_of(name) in METHODS
     with pytest.raises(KeyError):
         method_of("results/mnist-0.3")
+
+
+def test_runs_are_read_by_their_records_alone_and_local_figures_are_of_their_weights(tmp_path):
+    record = read_json(stored.STORED / "mnist-0.3" / "seed-0" / "result.json")
+    for seed in (0, 1):
+        folder = tmp_path / "results" / "mnist-0.3" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(record | {"seed": seed}))
+    rows = [{"local": 0.97, "weights_sha256": record["weights_sha256"]}, {"local": 0.98, "weights_sha256": "0" * 64}]
+    (tmp_path / "last_layers.json").write_text(json.dumps({"runs": {f"mnist-0.3/seed-{k}": row for k, row in enumerate(rows)}}))
+    found = runs.of_recipes(tmp_path / "results")["mnist-0.3"]
+    assert [each.get("test_vra_local") for each in found] == [0.97, None]
 
 
 def test_verified_radii_are_those_of_right_answers(tmp_path, monkeypatch):

@@ -69,3 +69,11 @@ def verified_radii(name: str, seed: int = 0) -> Tensor:
     path = stored.STORED / name / f"seed-{seed}" / "certificates.csv"
     rows = stored.columns(path, {"label": int, "prediction": int, "radius": float})
     return torch.tensor([radius if label == prediction else -1.0 for label, prediction, radius in rows], dtype=torch.float64)
+
+
+def by_variant(ablations: Record) -> Runs:
+    """The runs of `data/ablations.json` by what each changes in the recipe; "base" changes nothing."""
+    runs: Runs = {}
+    for run in ablations["runs"]:
+        runs.setdefault(run["variant"], []).append(run)
+    return runs

@@ -185,7 +185,12 @@ def record(run: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError as `folder` does, OtherMethodError, and ValueError for what is no such record.
     """
-    path = folder(run) / "result.json"
+    return record_in(folder(run))
+
+
+def record_in(where: Path) -> dict[str, Any]:
+    """What `record` says of the run in a folder, where the weights need not be."""
+    path = where / "result.json"
     method = ""
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -228,7 +233,7 @@ def load(run: str | Path) -> GloroNet:
     where its weights are, or are not those that its record is of.
     """
     where = folder(run)
-    result = record(where.resolve())
+    result = record_in(where)
     if result.get("weights_sha256") not in (None, weights_digest(where)):
         raise serialization.WeightFileError(
             f"{where / 'model.safetensors'} was changed, or is of another run: result.json beside it is of other weights"

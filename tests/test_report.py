@@ -1,11 +1,16 @@
 """What results chapters show of what is stored: `gloro_lite.report`."""
 
+import dataclasses
+import json
+
 import pytest
+import torch
 
 from gloro_lite import stored
 from gloro_lite.experiments import rivals
-from gloro_lite.files import table
-from gloro_lite.report import runs, tables
+from gloro_lite.files import read_json, table
+from gloro_lite.report import full_training as full
+from gloro_lite.report import runs, tables, tightness
 from gloro_lite.report import verified_accuracy as accuracy
 from gloro_lite.report.methods import METHODS, method_of
 from gloro_lite.train.recipes import RECIPES
@@ -56,6 +61,18 @@ def test_every_recipe_and_every_stored_run_has_a_method():
         assert method_of(name) in METHODS
     with pytest.raises(KeyError):
         method_of("results/mnist-0.3")
+
+
+def test_runs_are_read_by_their_records_alone_and_local_figures_are_of_their_weights(tmp_path):
+    record = read_json(stored.STORED / "mnist-0.3" / "seed-0" / "result.json")
+    for seed in (0, 1):
+        folder = tmp_path / "results" / "mnist-0.3" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(record | {"seed": seed}))
+    rows = [{"local": 0.97, "weights_sha256": record["weights_sha256"]}, {"local": 0.98, "weights_sha256": "0" * 64}]
+    (tmp_path / "last_layers.json").write_text(json.dumps({"runs": {f"mnist-0.3/seed-{k}": row for k, row in enumerate(rows)}}))
+    found = runs.of_recipes(tmp_path / "results")["mnist-0.3"]
+    assert [each.get("test_vra_local") for each in found] == [0.97, None]
 
 
 def test_verified_radii_are_those_of_right_answers(tmp_path, monkeypatch):
@@ -158,3 +175,306 @@ def test_an_attack_that_passes_a_proof_stops_the_chapter(broken):
     accuracy.attack_numbers(some_evidence(**close, **{"mnist-0.3/seed-0": attacked()}))
     with pytest.raises(AssertionError, match=r"mnist-0\.3/seed-0"):
         accuracy.attack_numbers(some_evidence(**close, **{"mnist-0.3/seed-0": attacked(**broken)}))
+
+
+# --- Full training
+
+
+def figures(vra, accuracy=0.99, **more):
+    return a_run(test_vra=vra, test_accuracy=accuracy, validation_vra=vra - 0.01) | more
+
+
+def full_evidence(**changed):
+    """Evidence in which the text is true."""
+    found = {
+        "cifar10": [figures(0.50, 0.70, test_vra_local=0.55)],
+        "cifar10-fifth": [figures(0.51)],
+        "cifar10-first": [figures(0.40, epochs=10)],
+        "cifar10-local": [figures(0.52, test_vra_local=0.60)],
+        "cifar10-second": [figures(0.45, epochs=20)],
+        "cifar10-third": [figures(0.48, 0.72, epochs=30)],
+        "mnist-0.3": [figures(0.968, seed=0), figures(0.972, seed=1, threads=2)],
+        "mnist-0.3-paper-short": [figures(0.966)],
+        "mnist-0.3-paper-short-ce": [figures(0.9695)],
+        "mnist-1.58": [figures(0.60, 0.95)],
+        "mnist-1.58-paper-short": [figures(0.50, 0.90, epochs=60)],
+        "tiny-imagenet-half": [figures(0.10, 0.20, seconds_per_epoch=1800.0)],
+    }
+    later = {"vra": 68.4, "source": "a paper"}
+    paper = {
+        "mnist-0.3": ROW | {"later": None},
+        "mnist-1.58": ROW | {"gloro": [97.0, 81.9, 62.8], "gloro_cost": [3.7, 300, 0.9], "later": None},
+        "cifar10": ROW | {"gloro": [77.0, 69.2, 58.4], "gloro_cost": [6.9, 800, 1.0], "later": later},
+        "tiny-imagenet": ROW | {"gloro": [35.5, 32.3, 22.4], "gloro_cost": [6.9, 800, 1.0], "later": None},
+    }
+    return full.Evidence(found | changed, paper, ABLATIONS)
+
+
+def varied(variant, vra, accuracy=0.9):
+    return {"variant": variant, "validation_vra": vra, "validation_accuracy": accuracy, "device": "one", "threads": 1}
+
+
+ABLATIONS = {
+    "base": {"epochs": 10},
+    "runs": [
+        varied("base", 0.48),
+        varied("power iterations: 5 a step", 0.54),
+        varied("base", 0.50, 0.8),
+        varied("sphere: none, Muon on plain weights", 0.505, 0.7),
+        varied("activation: ReLU", 0.371),
+    ],
+    "heads": {
+        "settings": {"steps": 200, "train_epsilon": 1.65},
+        "runs": [
+            {"q": None, "clean_weight": None, "validation_vra": 0.603, "validation_accuracy": 0.952},
+            {"q": 0.9, "clean_weight": 0.1, "validation_vra": 0.612, "validation_accuracy": 0.94},
+        ],
+    },
+}
+
+
+def test_results_stand_beside_the_paper_s_and_a_reader_s_own_below():
+    lines = full.results_table(full_evidence(), figures(0.5, recipe="mnist-0.3-local", seed=7)).splitlines()
+    assert lines[2] == "| `mnist-0.3` | 99.0 / 95.7 | 99.00 / 97.00 | 2 |"
+    assert lines[5] == "| `tiny-imagenet` | 35.5 / 22.4 | – | – |"
+    assert lines[6] == "| your `mnist-0.3-local`, seed 7 |  | 99.00 / 50.00 | 1 |"
+    assert len(full.results_table(full_evidence()).splitlines()) == 6
+
+
+def test_further_runs_are_those_without_a_row_in_the_paper():
+    lines = full.further_table(full_evidence()).splitlines()[2:]
+    assert len(lines) == 12 - 3 and "| `cifar10-third` | 72.00 / 48.00 | 1 |" in lines
+    assert not any(f"`{name}`" in line for line in lines for name in full_evidence().paper)
+
+
+def test_numbers_at_the_small_radius():
+    texts = full.small_numbers(full_evidence())
+    assert texts["small"] == "97.00" and texts["small-range"] == "96.80 to 97.20" and texts["small-seeds"] == "2"
+    assert texts["small-error"] == "0.17" and texts["small-paper"] == "95.7"
+    assert texts["small-theirs"] == "96.60" and texts["small-plain"] == "96.95"
+
+
+@pytest.mark.parametrize(
+    ("name", "vra"),
+    [
+        ("-paper-short", 0.9630),  # then most of the gain would be our recipe's
+        ("-paper-short-ce", 0.9650),  # worse than with TRADES
+        ("-paper-short-ce", 0.9680),  # more than a standard error below ours
+        ("-paper-short-ce", 0.9710),  # better than ours
+    ],
+)
+def test_what_the_text_says_at_the_small_radius_is_held_to_the_runs(name, vra):
+    with pytest.raises(AssertionError):
+        full.small_numbers(full_evidence(**{f"mnist-0.3{name}": [figures(vra)]}))
+
+
+def test_numbers_at_the_large_radius():
+    texts = full.large_numbers(full_evidence())
+    assert texts["large"] == "60.00" and texts["large-error"] == "0.49" and texts["large-lost"] == "2.0"
+    assert texts["large-theirs"] == "50.00" and texts["large-theirs-clean"] == "90.00"
+    assert texts["large-theirs-epochs"] == "60 of its 300"
+    with pytest.raises(AssertionError):
+        full.large_numbers(full_evidence(**{"mnist-1.58-paper-short": [figures(0.5, epochs=61)]}))
+
+
+def test_the_paper_s_recipe_at_the_large_radius_grows_its_radius_for_half_its_epochs(monkeypatch):
+    other = dataclasses.replace(RECIPES["mnist-1.58-paper"], epsilon_growth=0.4)
+    monkeypatch.setitem(RECIPES, "mnist-1.58-paper", other)
+    with pytest.raises(AssertionError):
+        full.large_numbers(full_evidence())
+
+
+def test_numbers_of_the_stages_on_cifar():
+    texts = full.cifar_numbers(full_evidence())
+    assert texts["cifar-epochs"] == "10, 20, 30 and 8" and texts["cifar-published"] == "800"
+    assert (texts["cifar-second"], texts["cifar-third"], texts["cifar"], texts["cifar-fifth"]) == (
+        "45.00",
+        "48.00",
+        "50.00",
+        "51.00",
+    )
+    assert (texts["cifar-clean-third"], texts["cifar-clean"], texts["cifar-error"]) == ("72.00", "70.00", "0.50")
+    assert (texts["cifar-held-out"], texts["cifar-held-out-fifth"], texts["cifar-held-out-error"]) == ("49.00", "50.00", "0.7")
+    assert (texts["cifar-local"], texts["cifar-trained"]) == ("55.00", "60.00")
+    with pytest.raises(KeyError, match="test_vra_local"):  # of other weights
+        full.cifar_numbers(full_evidence(cifar10=[figures(0.5)]))
+
+
+def test_numbers_at_half_the_resolution():
+    texts = full.tiny_numbers(full_evidence())
+    assert (texts["tiny-test_vra"], texts["tiny-test_accuracy"], texts["tiny-error"]) == ("10.00", "20.00", "0.30")
+    assert (texts["tiny-epochs"], texts["tiny-hours"], texts["tiny-paper"], texts["tiny-published"]) == (
+        "8",
+        "4.0",
+        "22.4",
+        "800",
+    )
+
+
+def test_later_results_and_recipes_that_go_on_are_sentences():
+    assert full.later(full_evidence()) == "`cifar10`: 68.4 (a paper)"
+    assert full.later(full.Evidence({}, {}, {})) == "none"
+    assert full.stages().endswith(".") and "`mnist-1.58` from `mnist-1.58-first`" in full.stages().rstrip(".").split(", ")
+
+
+def test_costs_of_our_runs():
+    assert "| `tiny-imagenet-half`, 0 | 8 | 1800.0 | 3.2 | 1 |" in full.cost_table(full_evidence()).splitlines()
+    assert full.cost_numbers(full_evidence()) == {"where": "one", "single": "12 of 13", "paper-cost": "0.9 and 3.7"}
+
+
+def test_the_ablation_is_compared_with_its_base():
+    lines = full.ablation_table(full_evidence()).splitlines()[2:]
+    assert lines[0] == "| nothing: the base | 49.0 (+0.0) | 48.0–50.0 | 85.0 |"
+    assert lines[1] == "| power iterations: 5 a step | 54.0 (+5.0) | 54.0 | 90.0 |"
+    assert lines[3] == "| activation: ReLU | 37.1 (−11.9) | 37.1 | 90.0 |"
+    texts = full.ablation_numbers(full_evidence())
+    assert (texts["five"], texts["free"], texts["relu"]) == ("+5.0", "+1.5", "−11.9")
+    assert (texts["epochs"], texts["seeds"], texts["ablations-where"]) == ("10", "1 to 2", "one, 1 thread")
+    assert (texts["heads-steps"], texts["heads-epsilon"]) == ("200", "1.65")
+
+
+def test_heads_name_their_losses():
+    lines = full.heads_table(full_evidence()).splitlines()[2:]
+    assert lines == ["| as it is | 60.3 | 95.2 |", "| $q = 0.9$, + 0.1 × clean | 61.2 | 94.0 |"]
+
+
+def test_recipes_that_were_run_are_listed_with_their_losses():
+    lines = full.recipes_table(full_evidence()).splitlines()[2:]
+    assert len(lines) == len(full_evidence().runs)
+    assert "| `mnist-0.3` | 0.45 | cross entropy | muon, 0.01 | 160 |" in lines
+    assert full.loss_of(RECIPES["mnist-1.58"]) == "gce, q = 0.9, + 0.1 × clean"
+    assert full.loss_of(RECIPES["mnist-0.3-local-gce"]).endswith(", local bound")
+    assert full.loss_of(RECIPES["mnist-0.3-paper"]) == "trades ce, λ = 2"
+
+
+def test_the_figure_has_a_curve_for_each_net_on_its_panel(monkeypatch):
+    radii = torch.tensor([0.5, 1.5, -1.0, -1.0])
+    monkeypatch.setattr(full, "verified_radii", lambda name, seed: radii + seed)
+    figure = full.vra_figure(full.Evidence({"mnist-0.3": [a_run()], "mnist-1.58-vra": [a_run(1)], "cifar10": []}, {}, {}))
+    small, large = figure.axes
+    assert [line.get_label() for line in small.get_legend().legend_handles] == ["mnist-0.3"]
+    assert [line.get_label() for line in large.get_legend().legend_handles] == ["mnist-1.58-vra"]
+    curve = dict(zip(*(values.tolist() for values in small.lines[0].get_data()), strict=True))
+    assert [curve[epsilon] for epsilon in (0.0, 0.5, 1.5)] == [50, 25, 0]
+    assert large.lines[0].get_ydata()[0] == 50  # of that run's own seed: a radius of 0 certifies nothing
+
+
+# --- How tight are the bounds
+
+
+def a_net(upper, lower, **changed):
+    """An entry of `data/tightness.json`."""
+    search = {"local": 3, "images": 1000, "local_steps": 10}
+    local = {
+        "constant": [10.0, 10.0, 10.0], "slope": [5.0, 2.0, 8.0], "gradient": [4.0, 3.0, 2.0],
+        "vra": 0.95, "vra_by_lower": 0.98, "attacked": 0.99,
+    }  # fmt: skip
+    layers = {"0 Conv2d": [0.9, 0.1], "1 MinMax": [1.0, 0.99], "3 Linear": [0.8, 0.5], "4 logits": [0.5, 0.2]}
+    found = {"dataset": "mnist", "loss": "gce", "epsilon": 0.3, "upper": upper, "lower": lower, "vra": 0.9, "vra_by_lower": 0.92}
+    return found | {"search": search, "local": local, "layers": layers} | changed
+
+
+def tight_evidence(**changed):
+    """Evidence in which the text is true, but for what is changed of a recipe's net."""
+    nets = {
+        "cifar10-first/seed-0": a_net(8, 4, dataset="cifar10", vra=0.555, vra_by_lower=0.625),
+        "mnist-1.58/seed-0": a_net(10, 9.5, epsilon=1.58, vra_by_lower=0.93),
+        "mnist-0.3/seed-0": a_net(10, 8, vra_by_lower=0.91),
+        "mnist-0.3-standard/seed-0": a_net(2000, 500, loss="standard", vra=0.0, vra_by_lower=0.858),
+    }
+    nets = {name: net | changed.get(name.removesuffix("/seed-0"), {}) for name, net in nets.items()}
+    slopes = {"standard": [12_000_000, 1100, 96.2], "gloro": [15.8, 11.0, 3.7]}
+    return tightness.Evidence(tightness.in_order(nets), {"cifar10": slopes}, {"cifar10": [58, 64]})
+
+
+def test_nets_are_ordered_by_data_radius_and_loss():
+    data = tight_evidence()
+    assert list(data.nets) == ["mnist-0.3-standard", "mnist-0.3", "mnist-1.58", "cifar10-first"]
+    assert list(data.standard) == ["mnist-0.3-standard"] and list(data.gloro) == ["mnist-0.3", "mnist-1.58", "cifar10-first"]
+
+
+def test_slopes_of_ours_stand_above_the_paper_s():
+    lines = tightness.slope_table(tight_evidence()).splitlines()[2:]
+    assert lines[0] == "| `mnist-0.3-standard` | $2.0 \\cdot 10^3$ | 500 | 25% | 5 |"
+    assert lines[2] == "| `mnist-1.58` | 10 | 9.5 | 95% | 5 |"
+    assert lines[4] == "| *paper:* cifar10, standard | $1.2 \\cdot 10^7$ | $1.1 \\cdot 10^3$ | 0.009% | 96.2 |"
+    assert lines[5] == "| *paper:* cifar10, gloro | 15.8 | 11 | 70% | 3.7 |"
+
+
+def test_shares_of_whole_networks():
+    texts = tightness.slope_numbers(tight_evidence())
+    assert (texts["ours"], texts["usual"], texts["paper"], texts["paper-usual"]) == ("50 to 95", "25", "70", "0.009")
+    assert (texts["share-small"], texts["share-large"]) == ("80", "95")
+
+
+@pytest.mark.parametrize("broken", [{"mnist-0.3": {"lower": 10.1}}, {"mnist-1.58": {"lower": 8.9}}], ids=str)
+def test_a_slope_above_its_bound_or_a_loose_bound_at_the_large_radius_stops_the_chapter(broken):
+    with pytest.raises(AssertionError):
+        tightness.slope_numbers(tight_evidence(**broken))
+
+
+def test_shares_near_images_are_medians():
+    near = {"constant": [10.0], "slope": [1.0], "gradient": [1.0]}
+    data = tight_evidence(**{"mnist-0.3-standard": {"local": near}, "mnist-1.58": {"local": near | {"gradient": [0.5]}}})
+    assert tightness.local_shares(data)["mnist-0.3"] == [0.5, 0.2, 0.8]
+    texts = tightness.local_numbers(data)
+    assert (texts["median"], texts["median-usual"], texts["images"], texts["local"]) == ("10 to 50", "10%", "3", "10 to 62")
+    # A gradient that is longer than any slope found counts as all of it, and an image without a slope does not count.
+    assert texts["at-image"] == "50 to 80"
+    data = tight_evidence(
+        **{"mnist-0.3": {"local": near | {"constant": [1.0, 1.0], "slope": [0.0, 1.0], "gradient": [0.0, 0.2]}}}
+    )
+    assert tightness.local_numbers(data)["at-image"] == "20 to 80"
+
+
+def test_a_share_above_1_near_an_image_stops_the_chapter():
+    data = tight_evidence(**{"mnist-1.58": {"local": {"constant": [1.0, 1.0], "slope": [0.5, 1.1], "gradient": [0.5, 0.5]}}})
+    with pytest.raises(AssertionError, match=r"mnist-1\.58"):
+        tightness.local_numbers(data)
+
+
+def test_slack_is_a_product_over_layers_and_its_parts_add_up():
+    data = tight_evidence()
+    assert tightness.kept(data, "mnist-0.3", 0) == pytest.approx([1, 0.9, 0.9, 0.72, 0.36])
+    kinds = ("Conv2d", "MinMax", "Linear", "logits")
+    assert sum(tightness.lost(data, "mnist-0.3", kind) for kind in kinds) == pytest.approx(1)
+    texts = tightness.layer_numbers(tight_evidence())  # 0.1 * 0.5 * 0.2 = 0.01, and next to nothing by MinMax
+    assert (texts["lost-Conv2d"], texts["lost-Linear"], texts["lost-MinMax"], texts["lost-logits"]) == (
+        "50%",
+        "15%",
+        "0.22%",
+        "35%",
+    )
+    layers = {"0 Conv2d": [1.0, 0.5], "1 MinMax": [1.0, 0.9]}
+    with pytest.raises(AssertionError):
+        tightness.layer_numbers(tight_evidence(**{"mnist-1.58": {"layers": layers}}))
+
+
+def test_limits_of_tighter_bounds():
+    lines = tightness.limit_table(tight_evidence()).splitlines()[2:]
+    assert lines[2] == "| `mnist-1.58` | 90.0 | 93.0 | 95.0 | 98.0 | 99.0 |"
+    texts = tightness.limit_numbers(tight_evidence())
+    assert (texts["gain"], texts["gain-small"], texts["gain-cifar"]) == ("3.0", "1.0", "7.0")
+    assert (texts["count"], texts["error"], texts["attack-steps"]) == ("1,000", "0.9", "10")
+    assert (texts["vra"], texts["vra-local"], texts["attack"]) == ("95.0", "98.0", "99.0")
+    assert (texts["usual-vra"], texts["usual-limit"], texts["paper-before"], texts["paper-after"]) == ("0", "86", "58", "64")
+
+
+def test_figures_show_every_net():
+    data = tight_evidence()
+    [axis] = tightness.slope_figure(data).axes
+    titles = [label.get_text() for label in axis.get_yticklabels()]
+    assert titles == [*data.nets, "paper: cifar10, standard", "paper: cifar10, gloro"]
+    places = [tuple(points.get_offsets()[0]) for points in axis.collections]
+    assert places[:3] == [(2000, 0), (500, 0), (5, 0)]
+    is_hollow = [(points.get_facecolors() == 1).all() for points in axis.collections]
+    assert is_hollow == [*12 * [False], *6 * [True]]
+    histograms = tightness.local_figure(data).axes
+    assert [axis.get_title(loc="left") for axis in histograms][::3] == ["mnist-0.3-standard, ε = 0.3", "cifar10-first, ε = 0.3"]
+    assert [axis.patches[0].get_facecolor() == histograms[0].patches[0].get_facecolor() for axis in histograms] == [
+        True,
+        *3 * [False],
+    ]
+    panels = tightness.layer_figure(data).axes
+    assert [axis.get_title() for axis in panels] == ["mnist-0.3-standard", "mnist-0.3", "mnist-1.58"]
+    assert panels[0].lines[1].get_ydata().tolist() == tightness.kept(data, "mnist-0.3-standard", 1)

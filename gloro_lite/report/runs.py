@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gloro_lite import stored
 from gloro_lite.files import home, read_json, recorded
-from gloro_lite.provenance import weights_digest
 from gloro_lite.report.methods import METHODS
 
 Record = dict[str, Any]
@@ -22,7 +21,7 @@ Runs = dict[str, list[Record]]
 
 
 def of_recipes(results: Path = stored.STORED) -> Runs:
-    """The stored runs of recipes.
+    """The stored runs of recipes, by their records alone: the archive of a chapter holds what its run read, weights too.
 
     `test_vra_local` is added where `data/last_layers.json` has the run, of these weights: VRA with the local bound of the last
     layers.
@@ -30,9 +29,11 @@ def of_recipes(results: Path = stored.STORED) -> Runs:
     local = recorded(results.parent / "last_layers.json").get("runs", {})
     runs: Runs = {}
     for run in stored.runs(results):
-        row = local.get(run, {})
-        more = {"test_vra_local": row["local"]} if row and row.get("weights_sha256") == weights_digest(results / run) else {}
-        runs.setdefault(run.partition("/")[0], []).append(stored.record(results / run) | more)
+        record, row = stored.record_in(results / run), local.get(run, {})
+        weights = record.get("weights_sha256")
+        if weights is not None and weights == row.get("weights_sha256"):
+            record["test_vra_local"] = row["local"]
+        runs.setdefault(run.partition("/")[0], []).append(record)
     return _in_order(runs)
 
 
@@ -70,3 +71,11 @@ def verified_radii(name: str, seed: int = 0) -> Tensor:
     path = stored.STORED / name / f"seed-{seed}" / "certificates.csv"
     rows = stored.columns(path, {"label": int, "prediction": int, "radius": float})
     return torch.tensor([radius if label == prediction else -1.0 for label, prediction, radius in rows], dtype=torch.float64)
+
+
+def by_variant(ablations: Record) -> Runs:
+    """The runs of `data/ablations.json` by what each changes in the recipe; "base" changes nothing."""
+    runs: Runs = {}
+    for run in ablations["runs"]:
+        runs.setdefault(run["variant"], []).append(run)
+    return runs

@@ -68,3 +68,8 @@ def verified_radii(name: str, seed: int = 0) -> Tensor:
     path = stored.STORED / name / f"seed-{seed}" / "certificates.csv"
     rows = stored.columns(path, {"label": int, "prediction": int, "radius": float})
     return torch.tensor([radius if label == prediction else -1.0 for label, prediction, radius in rows], dtype=torch.float64)
+
+
+def machine(record: Record) -> str:
+    """What something was measured on, as its record says: "AMD EPYC, 2 threads"."""
+    return f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}"

@@ -79,3 +79,8 @@ def by_variant(ablations: Record) -> Runs:
     for run in ablations["runs"]:
         runs.setdefault(run["variant"], []).append(run)
     return runs
+
+
+def machine(record: Record) -> str:
+    """What something was measured on, as its record says: "AMD EPYC, 2 threads"."""
+    return f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}"

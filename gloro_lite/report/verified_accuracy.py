@@ -12,7 +12,7 @@ from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.experiments import rivals
 from gloro_lite.methods import kw
 from gloro_lite.report.methods import METHODS, Method, method_of
-from gloro_lite.report.runs import Record, Runs, mean, measurements, of_other_methods, of_recipes
+from gloro_lite.report.runs import Record, Runs, machine, mean, measurements, of_other_methods, of_recipes
 from gloro_lite.report.tables import escaped, markdown, percent, signed, span, standard_error
 from gloro_lite.train.recipes import RECIPES, find
 
@@ -311,4 +311,4 @@ def shorter(data: Evidence) -> str:
 def machines(data: Evidence) -> str:
     """What our runs were trained on."""
     records = (r for runs in data.runs.values() for each in runs.values() for r in each if "threads" in r)
-    return "; ".join(sorted({f"{r['device']}, {r['threads']} thread{'s' * (r['threads'] > 1)}" for r in records}))
+    return "; ".join(sorted({machine(record) for record in records}))

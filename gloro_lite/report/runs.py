@@ -18,6 +18,8 @@ Record = dict[str, Any]
 """What a run's `result.json` says."""
 Runs = dict[str, list[Record]]
 """The runs of each recipe, or of `<method>/<row>`: names in alphabetical order, runs in the order of their seeds."""
+BENCHMARKS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
+"""What tables call the data sets of recipes."""
 
 
 def of_recipes(results: Path = stored.STORED) -> Runs:
@@ -68,8 +70,12 @@ def verified_radii(name: str, seed: int = 0) -> Tensor:
 
     Raises FileNotFoundError where the run is not stored, ValueError where its table is damaged.
     """
-    path = stored.STORED / name / f"seed-{seed}" / "certificates.csv"
-    rows = stored.columns(path, {"label": int, "prediction": int, "radius": float})
+    return radii_in(stored.STORED / name / f"seed-{seed}" / "certificates.csv")
+
+
+def radii_in(path: Path, column: str = "radius") -> Tensor:
+    """The same of any table with labels, predictions, and radii in a column of that name. Raises as `verified_radii` does."""
+    rows = stored.columns(path, {"label": int, "prediction": int, column: float})
     return torch.tensor([radius if label == prediction else -1.0 for label, prediction, radius in rows], dtype=torch.float64)
 
 
@@ -84,3 +90,15 @@ def by_variant(ablations: Record) -> Runs:
 def machine(record: Record) -> str:
     """What something was measured on, as its record says: "AMD EPYC, 2 threads"."""
     return f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}"
+
+
+def runs_of(name: str, results: Path = stored.STORED) -> list[Record]:
+    """The stored runs of a recipe, "mnist-0.3", or of another method's row, "sites/mnist-0.3", in the order of their seeds.
+
+    It reads `result.json` alone: weights that are read, or asked for, go into the archive of the chapter that calls this.
+    """
+    paths = results.glob(f"{name}/seed-*/result.json")
+    records = [read_json(path) if "/" in name else stored.record_in(path.parent) for path in paths]
+    if name.startswith("sites/"):
+        records = [record | {"settings": stored.renamed_of_sites(record["settings"])} for record in records]
+    return sorted(records, key=lambda record: record["seed"])

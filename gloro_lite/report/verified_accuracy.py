@@ -12,14 +12,12 @@ from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.experiments import rivals
 from gloro_lite.methods import kw
 from gloro_lite.report.methods import METHODS, Method, method_of
-from gloro_lite.report.runs import Record, Runs, machine, mean, measurements, of_other_methods, of_recipes
+from gloro_lite.report.runs import BENCHMARKS, Record, Runs, machine, mean, measurements, of_other_methods, of_recipes
 from gloro_lite.report.tables import escaped, markdown, percent, signed, span, standard_error
 from gloro_lite.train.recipes import RECIPES, find
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_BENCHMARKS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
 
 
 class Bar(NamedTuple):
@@ -64,7 +62,7 @@ def evidence() -> Evidence:
     for name, records in sorted((of_recipes() | of_other_methods()).items()):
         settings = records[0]["settings"]
         dataset = find(settings["row"]).dataset if "row" in settings else settings["dataset"]
-        where = _BENCHMARKS.get(dataset, dataset), round(records[0]["epsilon"], 4)
+        where = BENCHMARKS.get(dataset, dataset), round(records[0]["epsilon"], 4)
         runs.setdefault(where, {})[name] = records
     return Evidence(measurements("paper")["table"], runs, measurements("attacks"), measurements("last_layers")["runs"])
 

@@ -80,6 +80,23 @@ def test_runs_are_read_by_their_records_alone_and_local_figures_are_of_their_wei
     assert [each.get("test_vra_local") for each in found] == [0.97, None]
 
 
+def test_runs_of_recipes_follow_those_whose_weights_they_start_from(tmp_path):
+    first = json.loads((stored.STORED / "mnist-0.3" / "seed-0" / "result.json").read_text())
+    for name, settings, seed in (
+        ("a-last", {"init_from": "b-second"}, 0),
+        ("b-second", {"init_from": "c-first"}, 1),
+        ("b-second", {"init_from": "c-first"}, 0),
+        ("c-first", {"init_from": ""}, 0),
+        ("d-elsewhere", {"init_from": "not-here", "dataset": "cifar10"}, 0),
+    ):
+        folder = tmp_path / "results" / name / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(first | {"seed": seed, "settings": first["settings"] | settings}))
+    found = runs.of_recipes(tmp_path / "results")
+    assert list(found) == ["d-elsewhere", "c-first", "b-second", "a-last"]
+    assert [record["seed"] for record in found["b-second"]] == [0, 1]
+
+
 def test_verified_radii_are_those_of_right_answers(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "STORED", tmp_path)
     folder = tmp_path / "mine" / "seed-3"

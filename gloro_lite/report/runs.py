@@ -17,13 +17,15 @@ from gloro_lite.report.methods import METHODS
 Record = dict[str, Any]
 """What a run's `result.json` says."""
 Runs = dict[str, list[Record]]
-"""The runs of each recipe, or of `<method>/<row>`: names in alphabetical order, runs in the order of their seeds."""
+"""The runs of each recipe, or of `<method>/<row>`, in the order of their seeds."""
 BENCHMARKS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
 """What tables call the data sets of recipes."""
 
 
 def of_recipes(results: Path = stored.STORED) -> Runs:
-    """The stored runs of recipes, by their records alone: the archive of a chapter holds what its run read, weights too.
+    """The stored runs of recipes by data set and epsilon, and each recipe after the one whose weights it starts from.
+
+    They are read by their records alone: the archive of a chapter holds what its run read, weights too.
 
     `test_vra_local` is added where `data/last_layers.json` has the run, of these weights: VRA with the local bound of the last
     layers.
@@ -36,11 +38,20 @@ def of_recipes(results: Path = stored.STORED) -> Runs:
         if weights is not None and weights == row.get("weights_sha256"):
             record["test_vra_local"] = row["local"]
         runs.setdefault(run.partition("/")[0], []).append(record)
-    return _in_order(runs)
+
+    def stage(name: str) -> int:
+        before = runs[name][0]["settings"].get("init_from")
+        return 1 + stage(before) if before in runs else 0
+
+    def place(name: str) -> tuple[str, float, int, str]:
+        first = runs[name][0]
+        return first["settings"]["dataset"], first["epsilon"], stage(name), name
+
+    return {name: _by_seed(runs[name]) for name in sorted(runs, key=place)}
 
 
 def of_other_methods(results: Path = stored.STORED) -> Runs:
-    """The stored runs of other methods."""
+    """The stored runs of other methods, in alphabetical order."""
     runs: Runs = {}
     for path in sorted(path for m in METHODS if m.is_foreign for path in results.glob(f"{m.key}*/seed-*/result.json")):
         record = read_json(path)
@@ -48,11 +59,11 @@ def of_other_methods(results: Path = stored.STORED) -> Runs:
         if name.startswith("sites/"):
             record["settings"] = stored.renamed_of_sites(record["settings"])
         runs.setdefault(name, []).append(record)
-    return _in_order(runs)
+    return {name: _by_seed(runs[name]) for name in sorted(runs)}
 
 
-def _in_order(runs: Runs) -> Runs:
-    return {name: sorted(runs[name], key=lambda record: record["seed"]) for name in sorted(runs)}
+def _by_seed(records: list[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: int(record["seed"]))
 
 
 def mean(records: Iterable[Record], field: str) -> float:

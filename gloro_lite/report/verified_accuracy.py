@@ -59,7 +59,7 @@ class Evidence:
 def evidence() -> Evidence:
     """Read what is stored."""
     runs: dict[tuple[str, float], Runs] = {}
-    for name, records in sorted((of_recipes() | of_other_methods()).items()):
+    for name, records in (of_recipes() | of_other_methods()).items():
         settings = records[0]["settings"]
         dataset = find(settings["row"]).dataset if "row" in settings else settings["dataset"]
         where = BENCHMARKS.get(dataset, dataset), round(records[0]["epsilon"], 4)

@@ -73,3 +73,16 @@ def verified_radii(name: str, seed: int = 0) -> Tensor:
 def machine(record: Record) -> str:
     """What something was measured on, as its record says: "AMD EPYC, 2 threads"."""
     return f"{record['device']}, {record['threads']} thread{'s' * (record['threads'] != 1)}"
+
+
+def runs_of(name: str, results: Path = stored.STORED) -> list[Record]:
+    """The stored runs of a recipe, "mnist-0.3", or of another method's row, "sites/mnist-0.3", in the order of their seeds.
+
+    It reads `result.json` alone: weights that are read, or asked for, go into the archive of the chapter that calls this.
+    """
+    records = [read_json(path) for path in results.glob(f"{name}/seed-*/result.json")]
+    if "/" in name:
+        records = [record | {"settings": stored.renamed_of_sites(record["settings"])} for record in records]
+    else:
+        records = [stored.migrated(record) for record in records]
+    return sorted(records, key=lambda record: record["seed"])

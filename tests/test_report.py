@@ -1,4 +1,4 @@
-"""What results chapters share: tables, methods, and the stored runs: `gloro_lite.report`."""
+"""What results chapters share, of `gloro_lite.report`: tables, methods, and the stored runs."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_the_runs_of_a_name_are_read_without_their_weights_in_the_order_of_seeds
             write_json(folder / "result.json", written | {"seed": seed})
     found = runs.runs_of("mine", tmp_path)
     assert [run["seed"] for run in found] == [1, 2, 7, 10, 12] and {run["settings"]["loss"] for run in found} == {"gce"}
-    assert [run["settings"] for run in runs.runs_of("sites/mine", tmp_path)] == 5 * [{"dataset": "mnist"}]
+    assert [run["settings"] for run in runs.runs_of("sites/mine", tmp_path)] == 5 * [{"box": False, "dataset": "mnist"}]
     assert runs.runs_of("another", tmp_path) == []
 
 

@@ -52,14 +52,8 @@ def of_recipes(results: Path = stored.STORED) -> Runs:
 
 def of_other_methods(results: Path = stored.STORED) -> Runs:
     """The stored runs of other methods, in alphabetical order."""
-    runs: Runs = {}
-    for path in sorted(path for m in METHODS if m.is_foreign for path in results.glob(f"{m.key}*/seed-*/result.json")):
-        record = read_json(path)
-        name = path.parents[1].relative_to(results).as_posix()
-        if name.startswith("sites/"):
-            record["settings"] = stored.renamed_of_sites(record["settings"])
-        runs.setdefault(name, []).append(record)
-    return {name: _by_seed(runs[name]) for name in sorted(runs)}
+    folders = {path.parents[1] for m in METHODS if m.is_foreign for path in results.glob(f"{m.key}*/seed-*/result.json")}
+    return {name: runs_of(name, results) for name in sorted(folder.relative_to(results).as_posix() for folder in folders)}
 
 
 def _by_seed(records: list[Record]) -> list[Record]:
@@ -112,4 +106,4 @@ def runs_of(name: str, results: Path = stored.STORED) -> list[Record]:
     records = [read_json(path) if "/" in name else stored.record_in(path.parent) for path in paths]
     if name.startswith("sites/"):
         records = [record | {"settings": stored.renamed_of_sites(record["settings"])} for record in records]
-    return sorted(records, key=lambda record: record["seed"])
+    return _by_seed(records)

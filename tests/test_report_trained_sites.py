@@ -21,9 +21,14 @@ def a_run_of_sites(**changed):
     }
     record = {
         "epsilon": 1.58, "sites": 4000, "epochs": 120, "settings": {"dataset": "mnist"}, "forms": forms, "test_accuracy": 0.975,
-        "test_vra": 0.61, "train_vra": 0.76, "validation_vra": 0.67, "test_vra_in_box": 0.7,
+        "test_vra": 0.61, "train_vra": 0.76, "validation_vra": 0.67, "test_vra_in_box": 0.7, "test_images": 10_000,
     }  # fmt: skip
     return record | changed
+
+
+def a_boxed_run(vra=0.703, **changed):
+    settings = {"dataset": "mnist", "target": 2.5, "box": True, "half": False}
+    return a_run_of_sites(settings=settings | changed, test_vra_in_box=vra, test_vra=0.58)
 
 
 def a_head(per_class, seed, vra, target=2.0):
@@ -41,7 +46,8 @@ def sites_evidence(**changed):
     )
     photographs = a_run_of_sites(epsilon=36 / 255, settings={"dataset": "cifar10"}, test_vra=0.3852, epochs=60)
     data = sites.Evidence(
-        run=a_run_of_sites(),
+        run=a_run_of_sites(settings={"dataset": "mnist", "target": 2.5, "box": False, "half": True}),
+        boxed=a_boxed_run(),
         radii=radii,
         rows={
             "mnist-0.3": sites.Row([a_run_of_sites(epsilon=0.3, test_vra=v) for v in (0.96, 0.98)], [{"test_vra": 0.97}]),
@@ -63,6 +69,13 @@ def test_sites_are_compared_on_the_images_that_all_were_asked_for():
     assert found == on_all | few | others
     with pytest.raises(AssertionError):
         sites.run_numbers(sites_evidence(), torch.tensor([[0.1, 0.9]]))
+
+
+def test_training_for_the_box_is_compared_with_the_same_training_without():
+    assert sites.box_numbers(sites_evidence()) == {"boxed": "70.3%", "boxed-free": "58.0%", "boxed-error": "0.5"}
+    for other in (a_boxed_run(0.71), a_boxed_run(0.69), a_boxed_run(target=3.0), a_boxed_run(box=False)):
+        with pytest.raises(AssertionError):
+            sites.box_numbers(sites_evidence(boxed=other))
 
 
 def test_the_tables_of_a_run_of_sites():

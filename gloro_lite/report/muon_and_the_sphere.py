@@ -109,17 +109,17 @@ def rates_figure(data: Evidence) -> Figure:
     shown = [row for row, _ in _searched(data)]
     figure, axes = plt.subplots(len(shown), 1, figsize=(4.8, 2.9 * len(shown)), sharex=True, squeeze=False)
     for axis, row in zip(axes[:, 0], shown, strict=True):
-        curves = {name: {rate: 100 * vra for rate, vra in curve.items()} for name, curve in rates.curves(data.rates, row).items()}
+        curves = rates.curves(data.rates, row)
         for (name, curve), color in zip(curves.items(), plotting.CLASS_COLORS, strict=False):
             axis.plot(
                 list(curve),
-                list(curve.values()),
+                [100 * vra for vra in curve.values()],
                 "-o" if "Muon" in name else "--s",
                 color=color,
                 markerfacecolor="white" if "free" in name else None,
                 label=name,
             )
-        top = max(max(curve.values()) for curve in curves.values())
+        top = 100 * max(max(curve.values()) for curve in curves.values())
         axis.set(xscale="log", ylabel="VRA (%)", title=_ROWS[row], ylim=(0.92 * top, 1.01 * top))
     axes[-1, 0].set_xlabel("learning rate")
     axes[-1, 0].xaxis.set_major_formatter("{x:g}")
@@ -129,8 +129,8 @@ def rates_figure(data: Evidence) -> Figure:
 
 
 def rates_table(data: Evidence) -> str:
-    """Each optimizer at its best rate, and Adam once more for Muon's time; seconds of processor time, per cent of the validation
-    split."""
+    """Each optimizer at its best rate, and Adam once more for Muon's time: seconds of processor time, and per cent of the
+    validation split."""
     rows = []
     for row, summary in _searched(data):
         rows.append([f"**{_ROWS[row]}**", *5 * [""]])

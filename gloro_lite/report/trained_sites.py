@@ -13,7 +13,7 @@ from gloro_lite import extras, plotting, stored
 from gloro_lite.files import home
 from gloro_lite.methods.sites import warp
 from gloro_lite.report.runs import BENCHMARKS, Record, by_variant, mean, measurements, radii_in, runs_of, verified_radii
-from gloro_lite.report.tables import markdown, percent, signed, span
+from gloro_lite.report.tables import markdown, percent, signed, span, standard_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +69,7 @@ class Evidence:
 
     Attributes:
         run: the run of sites that the chapter shows.
+        boxed: the same, trained on the radius within the pixel box.
         radii: its certificates, and those that they are compared with.
         rows: all runs of sites, by the recipe on whose data and radius they are.
         paper: the rows of the paper's table.
@@ -78,6 +79,7 @@ class Evidence:
     """
 
     run: Record
+    boxed: Record
     radii: Radii
     rows: dict[str, Row]
     paper: list[Record]
@@ -98,6 +100,7 @@ def evidence(run: str) -> Evidence:
     features = measurements("feature_sites")
     return Evidence(
         run=runs_of(f"sites/{run}")[0],
+        boxed=runs_of(f"sites/{run}-box")[0],
         radii=radii,
         rows={name: Row(runs_of(f"sites/{name}"), runs_of(name)) for name in _ROWS},
         paper=measurements("paper")["table"],
@@ -205,6 +208,23 @@ def run_numbers(data: Evidence, sites: Tensor) -> dict[str, str]:
         "epochs": str(run["epochs"]),
         "low": signed(low),
         "high": f"{high:.1f}",
+    }
+
+
+def box_numbers(data: Evidence) -> dict[str, str]:
+    """What the text says of training for the box, by the names that it is glued under.
+
+    Raises AssertionError where the text would no longer be true.
+    """
+    run, boxed = data.run, data.boxed
+    settings = [dict(each["settings"], half=None, box=None) for each in (run, boxed)]
+    assert settings[0] == settings[1] and boxed["settings"]["box"] and not run["settings"]["box"]
+    error = standard_error(run["test_vra_in_box"], run["test_images"])
+    assert abs(boxed["test_vra_in_box"] - run["test_vra_in_box"]) < 2 * error
+    return {
+        "boxed": f"{percent(boxed['test_vra_in_box'], 1)}%",
+        "boxed-free": f"{percent(boxed['test_vra'], 1)}%",
+        "boxed-error": percent(error, 1),
     }
 
 

@@ -203,7 +203,6 @@ def local_numbers(data: Evidence) -> dict[str, str]:
     return {
         "images": str(data.search["local"]),
         "median": span((middle[name] for name in data.gloro), ".0f"),
-        "local": span((100 * mean(net["local"]["slope"]) / net["upper"] for net in data.gloro.values()), ".0f"),
         "median-usual": f"{middle['mnist-0.3-standard']:.0f}%",
         "at-image": span((100 * _without_search(net["local"]) for net in data.gloro.values()), ".0f"),
     }

@@ -52,9 +52,16 @@ def test_the_method_of_a_name(name, key):
     assert method_of(name).key == key
 
 
-def test_every_recipe_and_every_stored_run_has_a_method():
-    for name in [*RECIPES, *runs.of_recipes(), *runs.of_other_methods()]:
-        assert method_of(name) in METHODS
+def test_recipes_are_of_the_methods_that_their_names_end_in():
+    endings = {"-standard", "-paper", "-relu", "-ce"}
+    for name in RECIPES:
+        words = {f"-{word}" for word in name.removesuffix("-short").split("-")}
+        assert method_of(name).key in (words & endings or {""}), name
+
+
+def test_every_stored_run_of_another_method_is_found():
+    folders = {path.parents[1] for path in stored.STORED.glob("*/*/seed-*/result.json")}
+    assert list(runs.of_other_methods()) == sorted(folder.relative_to(stored.STORED).as_posix() for folder in folders)
     with pytest.raises(KeyError):
         method_of("results/mnist-0.3")
 

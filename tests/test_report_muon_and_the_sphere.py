@@ -36,8 +36,12 @@ def muon_evidence(**best):
     runs_of_each = [*ABLATIONS["runs"], *(varied(name, 0.3) for name in names)]
     fields = ("gloro_over_standard", "gloro_over_plain", "muon_over_standard", "certify_over_forward")
     fields = (*fields, "certify_labels_over_forward", "certify_float32_over_forward", "gloro_over_standard_memory")
+
+    def measured(ratio):
+        return dict.fromkeys(fields, ratio) | {"muon_over_standard": ratio + 0.01, "certified": "test images"}
+
     machines = [
-        {"device": name, "threads": 2, "networks": {net: dict.fromkeys(fields, ratio) for net, ratio in ratios.items()}}
+        {"device": name, "threads": 2, "networks": {net: measured(ratio) for net, ratio in ratios.items()}}
         for name, ratios in (("one", {"2C2F": 1.5, "4C3F": 1.13, "6C2F": 1.1}), ("other", {"4C3F": 1.05, "6C2F": 1.2}))
     ]
     stored_runs = {"mnist-0.3": [figures(0.968), figures(0.972)], "mnist-0.3-paper-short-ce": [figures(0.9695)]}
@@ -104,3 +108,8 @@ def test_steps_have_a_table_for_each_machine():
         "time": "1.50 to 3.00",
         "memory": "1.00 to 2.00",
     }
+    for field, value in (("muon_over_standard", 1.0), ("certified", "random images")):
+        data = muon_evidence()
+        data.benchmarks[0]["networks"]["4C3F"][field] = value
+        with pytest.raises(AssertionError):
+            muon.step_numbers(data)

@@ -300,13 +300,12 @@ def _command(name: str, first: Record) -> str:
 
 def _unlike(records: list[Record]) -> str:
     """Where runs beyond the first have other settings than that, which they are."""
-    first = records[0]["settings"]
-    found = [
-        f"`{field}` ({_value(record['settings'][field])} for seed {record['seed']})"
-        for record in records[1:]
-        for field in first
-        if record["settings"][field] != first[field]
-    ]
+    first, found = records[0]["settings"], []
+    for field in first:
+        unlike = [record for record in records[1:] if record["settings"][field] != first[field]]
+        if unlike:
+            each = ", ".join(f"{_value(record['settings'][field])} for seed {record['seed']}" for record in unlike)
+            found.append(f"`{field}` ({each})")
     return f", but for {' and '.join(found)}" if found else ""
 
 

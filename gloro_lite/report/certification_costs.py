@@ -11,7 +11,7 @@ import torch
 
 from gloro_lite import extras, plotting
 from gloro_lite.methods import smoothing
-from gloro_lite.report.runs import Record, machine, measurements
+from gloro_lite.report.runs import TEST_IMAGES, Record, machine, measurements
 from gloro_lite.report.tables import markdown
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ VARIED = {
     "batch": "images in a batch",
 }
 """What is varied, one at a time, and how an axis says so."""
-TEST_IMAGES = 10_000
 PUBLISHED_SAMPLES = 100_000
 """Noisy copies of an image that smoothing's own authors take."""
 ALPHA = 0.001

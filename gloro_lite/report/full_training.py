@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from gloro_lite import extras, plotting
-from gloro_lite.report.runs import Record, Runs, by_variant, mean, measurements, of_recipes, verified_radii
+from gloro_lite.report.runs import TEST_IMAGES, Record, Runs, by_variant, machine, mean, measurements, of_recipes, verified_radii
 from gloro_lite.report.tables import markdown, percent, signed, span, standard_error
 from gloro_lite.train.recipes import RECIPES, Recipe, find
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TEST_IMAGES = 10_000
-"""Of each benchmark."""
 
 _CIFAR_STAGES = ("cifar10-first", "cifar10-second", "cifar10-third", "cifar10")
 """The stages of the run on CIFAR-10, each of which goes on from the one before."""
@@ -72,7 +70,7 @@ def small_numbers(data: Evidence) -> dict[str, str]:
     """
     records, paper = data.runs["mnist-0.3"], data.paper["mnist-0.3"]["gloro"][2]
     ours, theirs, plain = (mean(data.runs[f"mnist-0.3{end}"], "test_vra") for end in ("", "-paper-short", "-paper-short-ce"))
-    error = standard_error(ours, _TEST_IMAGES)
+    error = standard_error(ours, TEST_IMAGES)
     # Most of the gain is the paper's recipe, run here; with cross-entropy, one seed cannot tell it from ours.
     assert ours - theirs < theirs - paper / 100
     assert theirs < plain < ours and ours - plain < error
@@ -102,7 +100,7 @@ def large_numbers(data: Evidence) -> dict[str, str]:
     return {
         "large": percent(vra),
         "large-paper": str(paper["gloro"][2]),
-        "large-error": percent(standard_error(vra, _TEST_IMAGES)),
+        "large-error": percent(standard_error(vra, TEST_IMAGES)),
         "large-lost": f"{paper['gloro'][0] - 100 * mean(records, 'test_accuracy'):.1f}",
         "large-theirs": percent(short["test_vra"]),
         "large-theirs-clean": percent(short["test_accuracy"]),
@@ -120,7 +118,7 @@ def cifar_numbers(data: Evidence) -> dict[str, str]:
     vra, held_out = mean(runs["cifar10"], "test_vra"), mean(runs["cifar10-fifth"], "validation_vra")
     return {
         "cifar": percent(vra),
-        "cifar-error": percent(standard_error(vra, _TEST_IMAGES)),
+        "cifar-error": percent(standard_error(vra, TEST_IMAGES)),
         "cifar-paper": str(paper["gloro"][2]),
         "cifar-epochs": f"{', '.join(stages)} and {last}",
         "cifar-published": str(paper["gloro_cost"][1]),
@@ -141,7 +139,7 @@ def tiny_numbers(data: Evidence) -> dict[str, str]:
     return {
         "tiny-test_vra": percent(half["test_vra"]),
         "tiny-test_accuracy": percent(half["test_accuracy"]),
-        "tiny-error": percent(standard_error(half["test_vra"], _TEST_IMAGES)),
+        "tiny-error": percent(standard_error(half["test_vra"], TEST_IMAGES)),
         "tiny-epochs": str(half["epochs"]),
         "tiny-hours": f"{half['epochs'] * half['seconds_per_epoch'] / 3600:.1f}",
         "tiny-paper": str(paper["gloro"][2]),
@@ -245,7 +243,7 @@ def ablation_numbers(data: Evidence) -> dict[str, str]:
         "heads-steps": str(heads["steps"]),
         "heads-epsilon": f"{heads['train_epsilon']:g}",
         "epochs": str(data.ablations["base"]["epochs"]),
-        "ablations-where": "; ".join(sorted({f"{run['device']}, {run['threads']} thread" for run in runs})),
+        "ablations-where": "; ".join(sorted(set(map(machine, runs)))),
         "seeds": " to ".join(map(str, sorted(seeds))),
         "five": signed(found["power iterations: 5 a step"]),
         "free": signed(found["sphere: none, Muon on plain weights"]),

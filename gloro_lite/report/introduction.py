@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from math import hypot
 from typing import NamedTuple
 
-from gloro_lite.report.runs import Record, Runs, mean, measurements, runs_of
+from gloro_lite.report.runs import TEST_IMAGES, Record, Runs, mean, measurements, runs_of
 from gloro_lite.report.tables import markdown, percent, signed, standard_error
-
-IMAGES = 10_000
-"""In each test set."""
 
 
 class Gap(NamedTuple):
@@ -55,7 +52,7 @@ def evidence() -> Evidence:
 def gap(data: Evidence, row: Record) -> Gap:
     """A row's VRA, seeds averaged, less the paper's, as if the two nets had been tested on different images."""
     ours, theirs = mean(data.runs[row["recipe"]], "test_vra"), row["gloro"][2] / 100
-    return Gap(100 * (ours - theirs), 100 * hypot(standard_error(ours, IMAGES), standard_error(theirs, IMAGES)))
+    return Gap(100 * (ours - theirs), 100 * hypot(standard_error(ours, TEST_IMAGES), standard_error(theirs, TEST_IMAGES)))
 
 
 def comparison(data: Evidence) -> str:

@@ -11,7 +11,7 @@ from gloro_lite import extras, plotting
 from gloro_lite.experiments import rates
 from gloro_lite.files import home, read_json
 from gloro_lite.report import runs
-from gloro_lite.report.runs import Record, Runs
+from gloro_lite.report.runs import Record, Runs, machine
 from gloro_lite.report.tables import markdown, percent, span
 
 if TYPE_CHECKING:
@@ -172,19 +172,25 @@ def _lost_above(curve: dict[float, float]) -> float:
 def step_tables(data: Evidence) -> str:
     """Ratios of the times and of the memory of steps and certificates, a table for each machine."""
     tables = []
-    for machine in data.benchmarks:
-        networks = machine["networks"]
+    for measured in data.benchmarks:
+        networks = measured["networks"]
         rows = [[title, *(f"{found[field]:.2f}" for found in networks.values())] for title, field in _RATIOS.items()]
         tables.append(markdown(["ratio", *networks], rows, "l" + "r" * len(networks)))
     return "\n\n".join(tables)
 
 
 def step_numbers(data: Evidence) -> dict[str, str]:
-    """What the text says of the costs of a step, by the names that it is glued under."""
-    larger = [machine["networks"][name]["gloro_over_standard"] for machine in data.benchmarks for name in ("4C3F", "6C2F")]
+    """What the text says of the costs of a step, by the names that it is glued under.
+
+    Raises AssertionError where the text would no longer be true.
+    """
+    networks = [found for measured in data.benchmarks for found in measured["networks"].values()]
+    assert all(found["muon_over_standard"] > found["gloro_over_standard"] for found in networks)
+    assert all(found["certified"] == "test images" for found in networks)
+    larger = [measured["networks"][name]["gloro_over_standard"] for measured in data.benchmarks for name in ("4C3F", "6C2F")]
     costs = [(row["gloro_cost"], row["standard_cost"]) for row in data.paper]
     return {
         "larger": f"{100 * (max(larger) - 1):.0f}",
-        "machines": "; ".join(f"{machine['device']}, {machine['threads']} threads" for machine in data.benchmarks),
+        "machines": "; ".join(map(machine, data.benchmarks)),
         **{kind: span((ours[k] / plain[k] for ours, plain in costs), ".2f") for kind, k in (("time", 0), ("memory", 2))},
     }

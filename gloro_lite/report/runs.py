@@ -18,6 +18,8 @@ Record = dict[str, Any]
 """What a run's `result.json` says."""
 Runs = dict[str, list[Record]]
 """The runs of each recipe, or of `<method>/<row>`, in the order of their seeds."""
+TEST_IMAGES = 10_000
+"""In the test set of each benchmark."""
 BENCHMARKS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
 """What tables call the data sets of recipes."""
 

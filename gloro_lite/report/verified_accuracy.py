@@ -12,7 +12,17 @@ from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.experiments import rivals
 from gloro_lite.methods import kw
 from gloro_lite.report.methods import METHODS, Method, method_of
-from gloro_lite.report.runs import BENCHMARKS, Record, Runs, machine, mean, measurements, of_other_methods, of_recipes
+from gloro_lite.report.runs import (
+    BENCHMARKS,
+    TEST_IMAGES,
+    Record,
+    Runs,
+    machine,
+    mean,
+    measurements,
+    of_other_methods,
+    of_recipes,
+)
 from gloro_lite.report.tables import escaped, markdown, percent, signed, span, standard_error
 from gloro_lite.train.recipes import RECIPES, find
 
@@ -128,7 +138,7 @@ def _remark(records: list[Record], row: Record) -> str:
     first, remarks = records[0], []
     if len(records) > 1:
         remarks.append(f"{len(records)} seeds")
-    if first.get("test_images", 10_000) < 10_000:
+    if first.get("test_images", TEST_IMAGES) < TEST_IMAGES:
         remarks.append(f"{first['test_images']:,} images")
     network = first["settings"].get("network", row["network"])
     if network != row["network"]:

@@ -71,7 +71,9 @@ class Sites(nn.Module):
         reaches the one p and the one q that decide.
 
         In a box an input cannot move everywhere: where a coordinate is at its least, only upwards. So the bisector is farther
-        away, and ||p - q|| counts only those coordinates that can move towards q. That is no more than the distance in the box.
+        away, and ||p - q|| counts only those coordinates that can move towards q. Where positive, that is no more than the
+        distance in the box, but for unseen rivals: of `rivals` only the four that are nearest without the box are looked at. Of
+        what is negative the sign counts, and not the size.
 
         Args:
             x: (batch, ...); y: (batch,).

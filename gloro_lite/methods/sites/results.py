@@ -41,7 +41,8 @@ def write(
     `model.safetensors` holds the sites and their labels, and as `before` where the first `SHOWN` sites of each label began;
     `history.csv` has a row an epoch; `certificates.csv` a row an image: index, label, prediction, and the radius by cells,
     for any perturbation. `certificates_in_box.csv` has the radii for perturbations that stay within [0, 1], and
-    `certificates_before.csv` those of the sites before training, by bisectors. `result.json` holds the figures, as fractions.
+    `certificates_before.csv` those of the sites before training, by bisectors. `result.json` holds the figures, as fractions;
+    `train_vra` and `validation_vra` are estimates by the radius that training raised, that within the box where it knew of one.
 
     Args:
         before: the sites that training began with.

@@ -67,9 +67,9 @@ def test_nets_that_train_with_the_local_bound_stand_beside_what_they_are_compare
         "| `mnist-0.3-local-gce` | 99.00 | 96.70 | 97.50 |",
     ]
     found = local_bound.training_numbers(some_entries(**{"cifar10-local/seed-0": an_entry(0.54, 0.6, images=150)}))
-    assert found["mnist-0.3-vra"] == "96.50" and found["cifar10-local-local"] == "60.00"
+    assert found["mnist-0.3-local"] == "97.00" and found["cifar10-local-local"] == "60.00"
     assert found["local-error"] == "4.0"  # of 150 images, 60 per cent
-    assert len(found) == 6 * 3 + 1
+    assert len(found) == 6 + 4 + 1
 
 
 def test_what_the_text_says_of_recipes_is_what_they_say(monkeypatch):

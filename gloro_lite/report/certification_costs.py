@@ -230,8 +230,8 @@ def numbers(data: Costs) -> dict[str, str]:
     small, large, sweeps, measured = data.small, data.large, data.sweeps, data.measured
     spent = [small[name]["seconds"] for name in PREPARED]
     assert spent == sorted(spent)
-    texts = {f"ratio-{name}": f"{float(f'{_passes(data, name):.2g}'):,.0f}" for name in small}
-    texts |= {f"bytes-{name}": size(row["bytes"]) for name, row in small.items()}
+    compared = ("gloro", "bcp", "kw", "smoothing", "local")
+    texts = {f"ratio-{name}": f"{float(f'{_passes(data, name):.2g}'):,.0f}" for name in compared}
     texts |= {f"refused-{name}": large[name]["refused"] for name in ("kw", "local")}
     few, many = sweeps["classes"]["bcp"]
     return texts | {

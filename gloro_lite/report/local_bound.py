@@ -104,7 +104,12 @@ def training_table(data: Entries) -> str:
 
 def training_numbers(data: Entries) -> dict[str, str]:
     """What the text says of the nets in that table, by the names that it is glued under; shares in per cent."""
-    shares = {f"{recipe}-{name}": percent(mean(of(data, recipe), name)) for recipe in _COMPARED for name in _SHARES}
+    shares = {f"{recipe}-local": percent(mean(of(data, recipe), "local")) for recipe in _COMPARED}
+    shares |= {
+        f"{recipe}-{name}": percent(mean(of(data, recipe), name))
+        for recipe in ("cifar10", "cifar10-local")
+        for name in ("accuracy", "vra")
+    }
     local = mean(of(data, "cifar10-local"), "local")
     return shares | {"local-error": percent(standard_error(local, data["cifar10-local/seed-0"]["images"]), 1)}
 

@@ -206,11 +206,13 @@ def _name_points(axis: Axes, found: list[Record], height: float) -> None:
             at += height / 4
         taken.append((on_left, x, at))
         beside = 0.3 if is_ours(row) else 0.16  # a star is wider
+        # From the name's end that is nearer to the point, not across the names below.
+        line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8, "relpos": (float(on_left), 0.5)}
         axis.annotate(
             _SHORT.get(method, method),
             (x, y),
             (x - beside if on_left else x + beside, at),
-            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.8} if at > y else None,
+            arrowprops=line if at > y else None,
             ha="right" if on_left else "left",
             va="center",
             fontsize=8,

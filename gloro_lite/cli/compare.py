@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from gloro_lite import extras, stored
 from gloro_lite.console import check_folder_of
 from gloro_lite.datasets.benchmarks import INFO
 from gloro_lite.files import expanded
+from gloro_lite.report import tables
 
 Record = dict[str, Any]
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def percent(fraction: float, count: int) -> str:
     """A fraction of a test set of `count` in per cent, with its standard error."""
-    return f"{100 * fraction:.2f} ± {100 * math.sqrt(fraction * (1 - fraction) / count):.2f}"
+    return f"{tables.percent(fraction)} ± {tables.percent(tables.standard_error(fraction, count))}"
 
 
 def table(records: dict[str, Record]) -> str:

@@ -125,8 +125,7 @@ def _images(recipe: Recipe) -> tuple[Tensor, str]:
     try:
         images, kind = load(recipe.dataset, download=False).test.x[:1000], "test images"
     except DataError:
-        shape, generator = (1000, *INFO[recipe.dataset].shape), torch.Generator().manual_seed(0)
-        images, kind = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), "random images"
+        images, kind = random_images(dataclasses.replace(recipe, batch_size=1000)).test.x, "random images"
     return pixels(images), kind
 
 

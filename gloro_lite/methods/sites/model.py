@@ -105,17 +105,15 @@ class Sites(nn.Module):
             # Where a label has fewer sites than are asked for, the places left over hold infinity.
             faces = faces.where(p.values.isfinite()[:, :, None], -torch.inf).where(q.values.isfinite()[:, None], torch.inf)
             largest, which = faces.max(dim=1)
+            i, j = p.indices.gather(1, which), q.indices
             if box is not None:  # of the rivals that are nearest without it, the nearest one within it
                 largest, near = largest.topk(min(_IN_BOX, largest.shape[1]), largest=False)
-                which, q_indices = which.gather(1, near), q.indices.gather(1, near)
-                normals = sites[q_indices] - sites[p.indices.gather(1, which)]
+                i, j = i.gather(1, near), j.gather(1, near)
+                normals = sites[j] - sites[i]
                 largest = largest * _length(normals) / _length(_towards(normals, x[:, None], box))
-            else:
-                q_indices = q.indices
             rival = largest.argmin(dim=1, keepdim=True)
-            p = p.indices.gather(1, which.gather(1, rival)).squeeze(1)
-            q = q_indices.gather(1, rival).squeeze(1)
-        p, q = sites[p], sites[q]
+            i, j = (indices.gather(1, rival).squeeze(1) for indices in (i, j))
+        p, q = sites[i], sites[j]
         # By the middle, not by squares that cancel.
         return ((q - p) * ((p + q) / 2 - x)).sum(1) / _length(_towards(q - p, x, box))
 
